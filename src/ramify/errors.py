@@ -64,6 +64,25 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+_THOUSAND = 1000
+
+
+def in_digits(value: float) -> str:
+    """A number in words: three digits, or all digits before the point.
+
+    Args:
+        value: The number, such as milliseconds or a count.
+
+    Returns:
+        The text, without an exponent for large numbers.
+
+    Example:
+        >>> in_digits(0.8437), in_digits(12.3456), in_digits(1020.4), in_digits(1234567)
+        ('0.844', '12.3', '1,020', '1,234,567')
+    """
+    return f"{value:.3g}" if abs(value) < _THOUSAND - 0.5 else f"{value:,.0f}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, to be quoted in a message."""
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")

@@ -116,7 +116,8 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
     assert lines == [
         "grown-0: round 1, split 2 and pruned 1 of 3 channels",
         "grown-0: round 1, pruned 1 of 2 channels",
-        "grown-0: stopped after round 1: the budget params = 1.2e+06, latency = 3.5 is used up",
+        "grown-0: stopped after round 1: "
+        "the budget params = 1,200,000 and latency = 3.5 is used up",
         "grown-0: stopped after round 1, the last one",
         "grown-0: stopped after round 1: no morphism was worth its cost any more",
         "grown-0: stopped after round 1: every change would raise the loss",

@@ -34,7 +34,7 @@ def test_a_cut_to_milliseconds_says_how_many_are_left() -> None:
     cut = next(event for event in events if event["event"] == "edit")
     assert "of the latency" not in tiles(events)
     cut |= {"latency_before": 0.68, "latency_after": 0.34}
-    assert tiles(events)["of the latency"] == ("50 %", "0.68 → 0.34, measured")
+    assert tiles(events)["of the latency"] == ("50 %", "0.68 → 0.34 ms, measured")
 
 
 def test_tiles_of_several_networks_are_means() -> None:

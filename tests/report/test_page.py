@@ -73,7 +73,7 @@ def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     lines = "".join(json.dumps(event) + "\n" for event in retrained)
     (run / "retrain" / "metrics.jsonl").write_text(lines)
     page = read(write_report(run))
-    assert "It stopped after round 3: the budget params = 900000 is used up." in page.text
+    assert "It stopped after round 3: the budget params = 900,000 is used up." in page.text
     assert "trained from scratch by ramify retrain" in page.text
 
 

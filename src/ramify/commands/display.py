@@ -228,7 +228,7 @@ def stop_line(event: Mapping[str, Any]) -> str:
     if event["reason"] == "rounds":
         return f"stopped after round {event['round']}, the last one"
     if event["reason"] == "budget":
-        budget = ", ".join(f"{name} = {most:g}" for name, most in event["budget"].items())
+        budget = " and ".join(f"{name} = {most:,.12g}" for name, most in event["budget"].items())
         return f"stopped after round {event['round']}: the budget {budget} is used up"
     if event["reason"] == "no edit that does not raise the loss":
         return f"stopped after round {event['round']}: every change would raise the loss"

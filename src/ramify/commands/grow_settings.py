@@ -445,7 +445,7 @@ def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     if not sizes or any(below >= size for size, below in pairwise((most, *sizes))) or sizes[-1] < 1:
         raise RamifyError(
             f"sizes are {', '.join(map(str, sizes))}; give decreasing numbers of parameters "
-            f"below the budget of {most:g}, such as {int(most) // 2},{int(most) // 4}."
+            f"below the budget of {most:,.12g}, such as {int(most) // 2},{int(most) // 4}."
         )
 
 

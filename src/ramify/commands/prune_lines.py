@@ -7,6 +7,7 @@ from ramify.commands.prune_accept import allows
 from ramify.commands.prune_settings import PruneSettings
 from ramify.data import Metric
 from ramify.data.metric import LOSS
+from ramify.errors import in_digits
 
 PHASES = {"baseline": "full network", "scored": "search", "pruned": "fine-tuning"}
 CHOOSING = "cut: choosing channels and refitting the layers that read them"
@@ -199,7 +200,8 @@ def _milliseconds(event: Mapping[str, Any]) -> str:
     """The latency before and after a cut to a latency budget; empty for other budgets."""
     if "latency_before" not in event:
         return ""
-    return f"{event['latency_before']:.3g} -> {event['latency_after']:.3g} ms, "
+    before, after = in_digits(event["latency_before"]), in_digits(event["latency_after"])
+    return f"{before} -> {after} ms, "
 
 
 def _change(event: Mapping[str, Any], which: str) -> str:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from ramify.arguments import texts_of
 from ramify.cost import RESOURCES, CostModel
 from ramify.edit import Prune
-from ramify.errors import OutOfReach, RamifyError
+from ramify.errors import OutOfReach, RamifyError, in_digits
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
 from ramify.select import Knapsack, Rule
@@ -296,12 +296,18 @@ def _too_slow(
     graph: ChannelGraph, offered: Sequence[Proposal], most: float, now: float
 ) -> OutOfReach:
     """The message that no shape is within a latency budget, with the lowest latency found."""
+    budget = f"the budget of latency is {in_digits(most)} ms"
+    takes = f"the network takes {in_digits(now)} ms on the inputs of the trace"
+    if not offered:
+        return OutOfReach(
+            f"{budget}, {takes}, and none of its channels can be removed: give a larger budget, or "
+            "a smaller floor (keep); print(graph) gives the reason for each group"
+        )
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
     still = "still takes" if least > most else "takes"
     return OutOfReach(
-        f"the budget of latency is {most:.3g} milliseconds, and no shape was found that meets it: "
-        f"the network takes {now:.3g} on the inputs of the trace, and with all removable channels "
-        f"removed it {still} {least:.3g} here; give a larger budget, or a smaller floor "
+        f"{budget}, and no shape was found that meets it: {takes}, and with all removable channels "
+        f"removed it {still} {in_digits(least)} ms here; give a larger budget, or a smaller floor "
         "(keep)"
     )
 
@@ -324,13 +330,13 @@ def check_reach(
     for name, most in sizes.items():
         if name in RESOURCES and not offered and now.of(name) > most:
             raise OutOfReach(
-                f"the budget of {name} is {most:.12g}, the network has {now.of(name):,}, and none "
+                f"the budget of {name} is {most:,.12g}, the network has {now.of(name):,}, and none "
                 "of its channels can be removed: print(graph) gives the reason for each group"
             )
         if name in RESOURCES and (least := now.of(name) + change.of(name)) > most:
             raise OutOfReach(
-                f"the budget of {name} is {most:.12g}, and with all removable channels removed the "
-                f"network still has {least:,}: give a larger budget, or a smaller floor (keep)"
+                f"the budget of {name} is {most:,.12g}, and with all removable channels removed "
+                f"the network still has {least:,}: give a larger budget, or a smaller floor (keep)"
                 + (f"; a share of the network is given as '{100 * most:g}%'" if most < 1 else "")
             )
 

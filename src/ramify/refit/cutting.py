@@ -18,7 +18,7 @@ from ramify.edit.apply import apply, several_followers
 from ramify.edit.carry import Follower
 from ramify.edit.optimizers import several
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_digits
 from ramify.latency import measure_edited
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
@@ -101,7 +101,7 @@ class CutReport:
         )
         timed = ""
         if self.latency is not None:
-            timed = f", {self.latency[0]:.3g} -> {self.latency[1]:.3g} ms"
+            timed = f", {in_digits(self.latency[0])} -> {in_digits(self.latency[1])} ms"
         return "\n".join(
             [
                 f"{self.before.params:,} -> {self.after.params:,} parameters, "
@@ -305,7 +305,7 @@ def cut(  # noqa: PLR0913
                 refitted=outcome.refitted,
                 warnings=tuple(said),
                 drops=tuple(drops),
-                latency=(milliseconds, measure_edited(graph).median) if milliseconds else None,
+                latency=_timed(graph, milliseconds, bool(outcome.edits or drops)),
             )
         )
     return graph
@@ -389,6 +389,13 @@ def _warn(said: Sequence[str]) -> None:
 def _milliseconds(graph: ChannelGraph, sizes: Mapping[str, float] | None) -> float | None:
     """The current latency of the model, if there is a latency budget."""
     return measure_edited(graph).median if "latency" in (sizes or {}) else None
+
+
+def _timed(graph: ChannelGraph, before: float | None, cut: bool) -> tuple[float, float] | None:
+    """The latency before and after the cut; a model that was not cut is not measured again."""
+    if before is None:
+        return None
+    return before, measure_edited(graph).median if cut else before
 
 
 def _checked(
@@ -505,6 +512,6 @@ def _nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
     if most is None or cut:
         return []
     return [
-        f"nothing was cut, since the network is within the budget as it is, of {most:.3g} "
-        "milliseconds on the inputs of the trace"
+        "nothing was cut, since the network is within the budget as it is, of "
+        f"{in_digits(most)} ms on the inputs of the trace"
     ]

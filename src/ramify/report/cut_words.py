@@ -6,6 +6,7 @@ from typing import Any
 
 from ramify.commands.prune_lines import harm
 from ramify.data import Metric
+from ramify.errors import in_digits
 from ramify.report.cut_events import Layer, arm_of, refitted_layers
 from ramify.report.events import Event, measured_gain, metric_of, of_kind, value_of
 from ramify.report.headline import Tile, counted
@@ -92,8 +93,8 @@ def _timed(cuts: Sequence[Sequence[Event]]) -> Tile | None:
         return None
     before = statistic([first["latency_before"] for first, _ in own])["mean"]
     after = statistic([last["latency_after"] for _, last in own])["mean"]
-    share, note = f"{100 * after / before:.3g} %", f"{before:.3g} → {after:.3g}, measured"
-    return Tile(share, "of the latency", note)
+    note = f"{in_digits(before)} → {in_digits(after)} ms, measured"
+    return Tile(f"{100 * after / before:.3g} %", "of the latency", note)
 
 
 def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:

@@ -8,6 +8,7 @@ from typing import Any
 from ramify.commands.grow_settings import CUT, WIDE
 from ramify.commands.run_folder import command_of
 from ramify.data import Metric
+from ramify.errors import in_digits
 from ramify.report.events import (
     MAIN,
     Event,
@@ -166,7 +167,7 @@ def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile
         found += [
             Tile(short(params), "parameters", f"of the networks found, {over}"),
             Tile(f"{100 * skips:.1f} %", "skip ratio", "share of edges with a skip connection"),
-            Tile(f"{latency:.3g} ms", "latency", "for one image, measured"),
+            Tile(f"{in_digits(latency)} ms", "latency", "for one image, measured"),
             Tile(duration(total), "search time", over),
         ]
     return found[:5]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ramify.cells import Genotype
-from ramify.errors import RamifyError, first_line
+from ramify.errors import RamifyError, first_line, in_digits
 from ramify.report.cell_figures import CellEdge, cell_figure, losses_figure, mixing_figure
 from ramify.report.events import Event, by_job, of_kind
 from ramify.report.headline import search_tiles
@@ -151,7 +151,7 @@ def _table(results: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
     for event in results:
         measured = event.get("benchmark", {})
         row = [event["job"], short(event["params"]), short(event["macs"])]
-        row += [f"{100 * event['skips']:.1f} %", f"{event['latency']:.3g} ms"]
+        row += [f"{100 * event['skips']:.1f} %", f"{in_digits(event['latency'])} ms"]
         row += [f"{event['steps']:,}", duration(statistic([event["seconds"]]))]
         rows.append(row + [f"{measured[key]:.4g}" if key in measured else "" for key in known])
     return heads + known, rows

@@ -98,8 +98,8 @@ def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
             raise RamifyError(f"the budget of {name} must be finite, but got {most!r}")
         if not cost.of(name) <= most:
             raise RamifyError(
-                f"the model has {cost.of(name):g} {name}, over the budget of {most:g}: prune it "
-                "first, or give a larger budget"
+                f"the model has {cost.of(name):,} {name}, over the budget of {most:,.12g}: prune "
+                "it first, or give a larger budget"
             )
     able = {graph[name].name for name in model.names if graph[name].can_split}
     wider = [name in able for name in model.names]

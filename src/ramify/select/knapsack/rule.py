@@ -15,7 +15,7 @@ import numpy as np
 
 from ramify.arguments import check_settings
 from ramify.cost import RESOURCES, CostModel
-from ramify.errors import OutOfReach, RamifyError
+from ramify.errors import OutOfReach, RamifyError, in_digits
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
 from ramify.methods.aliases import accepts_old_keywords
@@ -271,8 +271,8 @@ class Knapsack:
         for name, total in totals.items():
             if total <= 0:
                 raise OutOfReach(
-                    f"the budget removes {-self.budgets[name]:g} {name}, but the model has only "
-                    f"{now.of(name)}"
+                    f"the budget removes {-self.budgets[name]:,.12g} {name}, but the model has "
+                    f"only {now.of(name):,}"
                 )
         return Budgets(model, totals)
 
@@ -340,8 +340,9 @@ class Knapsack:
         if within:
             return within[0]
         raise OutOfReach(
-            f"no shape within the budgets was found that adds at most {most:g} ms, as measured; "
-            f"all prunes together add {added:g} ms: raise a budget, or propose more prunes"
+            f"no shape within the budgets was found that adds at most {in_digits(most)} ms, as "
+            f"measured; all prunes together add {in_digits(added)} ms: raise a budget, or propose "
+            "more prunes"
         )
 
 
@@ -388,10 +389,8 @@ def _selection(picked: Sequence[Proposal], bound: float, spent: Mapping[str, flo
 
 
 def _infeasible(budgets: Mapping[str, float], least: Mapping[str, float]) -> OutOfReach:
-    seen = ", ".join(
-        f"{name} by {budgets[name]:g} where all prunes together reach {least[name]:g}"
-        for name in budgets
-    )
+    reached = {name: f"where all prunes together reach {in_digits(least[name])}" for name in least}
+    seen = ", ".join(f"{name} by {in_digits(budgets[name])} {reached[name]}" for name in budgets)
     return OutOfReach(
         f"no selection is within the budgets, which change {seen}: raise a budget, or propose more "
         "prunes"
