@@ -248,7 +248,7 @@ def refuse_foreign(
         module = text.partition(":")[0] if isinstance(text, str) and ":" in text else ""
         if name in given or not module or (name == "data" and _is_plain_data(str(text))):
             continue
-        if not _of_the_user(module, file):
+        if not is_users(module, file):
             raise RamifyError(
                 f"{file} asks for the {name} {text!r}, which is neither in the current directory "
                 "nor in PYTHONPATH, and importing it would run code that a file names: give "
@@ -262,8 +262,17 @@ def _is_plain_data(text: str) -> bool:
     return Path(text).is_dir() or (bool(colon) and Path(f"{file}.csv").is_file())
 
 
-def _of_the_user(module: str, file: Path) -> bool:
-    """Whether a module that a file names is the user's, found without importing anything."""
+def is_users(module: str, file: Path) -> bool:
+    """Whether a module that a file names is the user's, found without importing anything.
+
+    Args:
+        module: the name of the module, as in ``package.module``.
+        file: the file that names it.
+
+    Returns:
+        Whether it is below the current directory or a folder of ``PYTHONPATH``, but is not an
+        installed package and not next to the file.
+    """
     if module.partition(".")[0] in sys.stdlib_module_names:
         return False
     apart = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}

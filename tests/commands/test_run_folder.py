@@ -81,6 +81,27 @@ def test_a_folder_of_runs_names_one_of_them(tmp_path: Path) -> None:
         RunFolder.open(run.parent)
 
 
+@pytest.mark.parametrize("data", ["flowers", "houses.csv", "houses.csv:price"])
+def test_data_that_are_not_here_are_named_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    """The path of the data is relative to the directory in which the run was begun."""
+    begun, other = tmp_path / "begun", tmp_path / "other"
+    begun.mkdir()
+    other.mkdir()
+    (begun / data.partition(":")[0]).touch()
+    RunFolder.create(begun / "run", {"data": data})
+    monkeypatch.chdir(begun)
+    RunFolder.open(Path("run")).refuse_foreign(["data"], {})
+    monkeypatch.chdir(other)
+    folder = RunFolder.open(Path("../begun/run"))
+    said = f"../begun/run is a run on the data {data}, and there is no such .* here: run the"
+    with pytest.raises(RamifyError, match=said):
+        folder.refuse_foreign(["data"], {})
+    folder.refuse_foreign(["data"], {"data": data})  # named again: loading it says what is wrong
+    folder.refuse_foreign(["model"], {})
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_damaged_settings_are_named(tmp_path: Path, text: str) -> None:
     folder = make(tmp_path)

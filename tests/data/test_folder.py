@@ -73,6 +73,32 @@ def test_all_images_take_the_size_of_the_first(pets):
     assert torch.equal(pixels(data, data.x_train)[-1], expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "reduced"), [((2048, 6), (1024, 3)), ((3, 4000), (1, 1024)), ((1024, 2), (1024, 2))]
+)
+def test_large_images_are_reduced(pets, size, reduced):
+    fill(pets, train__cat__a=image(size=size))
+    data = load(str(pets))
+    assert data.shape == (3, *reversed(reduced))
+    first = Image.open(pets / "train/cat/a.png").resize(reduced, Image.Resampling.BILINEAR)
+    assert torch.equal(
+        pixels(data, data.x_train)[0], torch.tensor(np.asarray(first)).permute(2, 0, 1)
+    )
+
+
+def test_folders_that_are_one_level_too_deep_are_named(pets):
+    (pets.parent / "outer").mkdir()
+    outer = pets.rename(pets.parent / "outer" / "pets").parent
+    said = r"outer/pets holds folders \(test, train\) and no .* train and test, give .*outer/pets;"
+    with pytest.raises(RamifyError, match=said):
+        load(str(outer))
+    assert load(str(outer / "pets")).classes == ("cat", "dog")
+    (outer / "pets" / "train" / "cat" / "tabby").mkdir()
+    (outer / "pets" / "train" / "cat" / "a.png").rename(outer / "pets/train/cat/tabby/a.png")
+    with pytest.raises(RamifyError, match=r"train/cat holds folders \(tabby\) and no images"):
+        load(str(outer / "pets"))
+
+
 def test_grey_only_where_all_are_grey(pets):
     for path in pets.glob("*/*/*.png"):
         Image.open(path).convert("L").save(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         load(str(tmp_path / "bad.csv"))
     with pytest.raises(RamifyError, match="there is no file .*gone.csv"):
         load(str(tmp_path / "gone.csv:price"))
+    for name in ("gone.csv:price", "my houses.csv:price"):
+        with pytest.raises(RamifyError, match=f"there is no file {name.partition(':')[0]}: give"):
+            load(name)
 
 
 def test_a_column_in_a_file_of_settings_asks_for_no_code(tmp_path: Path) -> None:
@@ -189,6 +193,36 @@ def test_cells_may_hold_any_text(tmp_path: Path) -> None:
     assert set(dataset.features) >= {"town=one\u2028line", "town=two\nlines"}
     dataset = load(write(tmp_path, content, head=("size, m, x", "town", "c", "t"), delimiter=";"))
     assert dataset.features[0] == "size, m, x"
+
+
+def mixed(first: str, second: str) -> list[list[Any]]:
+    """Numbers of two columns, and rows to fill the file: both are in line 2."""
+    return [[first, "a", 0, second], *([k, "a", 0, k + 30] for k in range(30))]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("369,924", "1"), ("7", "369,924"), ("369,924", "0.5"), ("369.924", "0,5"), ("-1,000", "7")],
+)
+def test_numbers_that_may_be_thousands_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    cell = max(first, second, key=len)
+    whole = cell.replace(",", "").replace(".", "")
+    said = f"holds '{cell}' in line 2, which may mean {whole} or {cell.replace(',', '.')}: write"
+    with pytest.raises(RamifyError, match=re.escape(said)):
+        load(write(tmp_path, mixed(first, second), delimiter=";"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("369,924", "0,5"), ("369.924", "0.5"), ("1369,924", "1"), ("0,924", "1"), ("369.924", "1")],
+)
+def test_numbers_that_other_cells_explain_are_decimals(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    data = load(write(tmp_path, mixed(first, second), delimiter=";"))
+    found = torch.cat([data.x_train, data.x_test])[:, 0] * data.std[0] + data.mean[0]
+    wanted = sorted([float(first.replace(",", ".")), *range(30)])
+    assert sorted(found.tolist()) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_decimals_may_be_written_with_a_comma_between_semicolons(tmp_path: Path) -> None:

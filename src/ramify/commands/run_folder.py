@@ -21,8 +21,9 @@ import torch
 
 from ramify import distributed
 from ramify.commands.run_lock import LOCK, locked
+from ramify.data.catalog import has_no_file
 from ramify.errors import RamifyError, check_plain
-from ramify.imports import refuse_foreign
+from ramify.imports import is_users, refuse_foreign
 from ramify.store.disk import (
     is_temporary,
     make_folder,
@@ -159,8 +160,25 @@ class RunFolder:
                 )
 
     def refuse_foreign(self, names: Iterable[str], given: Mapping[str, Any]) -> None:
-        """Refuse to import what the settings name: see :func:`ramify.imports.refuse_foreign`."""
-        refuse_foreign(self.config(), names, given, self.path / CONFIG)
+        """Refuse to load what the settings name: a path that does not exist, or foreign code.
+
+        Args:
+            names: The settings that may name something to load.
+            given: As for :func:`ramify.imports.refuse_foreign`.
+
+        Raises:
+            RamifyError: The data are not where they were, or code would be imported that is not the
+                user's.
+        """
+        config, file = self.config(), self.path / CONFIG
+        data = str(config.get("data"))
+        missing = "data" in names and "data" not in given and has_no_file(data)
+        if missing and not is_users(data.partition(":")[0], file):
+            raise RamifyError(
+                f"{self.path} is a run on the data {data}, and there is no such file or folder "
+                "here: run the command in the directory in which that run was begun."
+            )
+        refuse_foreign(config, names, given, file)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event to the metrics."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ramify.arguments import check_kind
 from ramify.data.cifar import read_binary_batches, read_python_batches
@@ -16,7 +18,7 @@ from ramify.data.digits import load_digits
 from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
 from ramify.data.npz import load_npz, read_npz
-from ramify.data.table import load_table, table_of
+from ramify.data.table import SUFFIX, load_table, table_of
 from ramify.data.task import task_named
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import made, makes_objects, object_at
@@ -175,7 +177,7 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
     if table := table_of(name):
         return load_table(*table, task)
     if all(name.partition(":")):
-        found = object_at(name, "data set")
+        found = _object(name)
         source = made(found, name, "data set") if makes_objects(found) else found
         return as_dataset(source, name, task)
     root = os.environ.get(VARIABLE)
@@ -203,6 +205,39 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
         f"the name of a .npz file in the folder that {VARIABLE} names; package.module:object; the "
         "path of a folder with images in train/CLASS/* and test/CLASS/*; or FILE.csv."
     )
+
+
+def _object(name: str) -> Any:
+    """The object that ``package.module:object`` names."""
+    try:
+        return object_at(name, "data set")
+    except RamifyError:
+        file, column, _ = name.partition(f"{SUFFIX}:")
+        if not column or name.partition(":")[0] in sys.modules:
+            raise
+        raise RamifyError(f"there is no file {file}{SUFFIX}: give the path of a table.") from None
+
+
+def has_no_file(name: str) -> bool:
+    """Whether a data set is named by the path of a file or folder, and there is none.
+
+    Args:
+        name: as for :func:`load`; ``FILE.csv:COLUMN`` counts as a path.
+
+    Returns:
+        False for a built-in set, a set of the folder RAMIFY_DATA, and ``package.module:object``.
+
+    Example:
+        >>> [has_no_file(name) for name in ("digits", "no/flowers", "no.csv:price", "numpy:zeros")]
+        [False, True, True, False]
+    """
+    file, column, _ = name.partition(f"{SUFFIX}:")
+    if name in NAMES or (":" in name and not column):
+        return False
+    root = os.environ.get(VARIABLE)
+    places = [Path(file + SUFFIX)] if column else [Path(name)]
+    places += [Path(root).expanduser() / f"{name}.npz"] if root else []
+    return not any(place.exists() for place in places)
 
 
 def data_folder(name: str) -> Path:

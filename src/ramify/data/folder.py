@@ -15,6 +15,7 @@ from ramify.imports import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_SIDE = 1024  # pixels of the longer side; 18 photographs of 4000 by 3000 would take 2.4 GiB
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits would cut off
 
@@ -23,9 +24,10 @@ def load_folder(root: Path) -> Dataset:
     """Read the images of a folder with one sub-folder per class.
 
     All images are resized bilinearly to the size of the first one (first class, first file, by
-    name), which may change their proportions. They are read as greyscale if every image is grey,
-    and as RGB otherwise. Transparency is dropped, and a rotation recorded by the camera is applied.
-    Files without the extension of an image are ignored.
+    name), which may change their proportions; if its longer side has more than 1024 pixels, as in
+    photographs, they are reduced to 1024, since the whole set is held in memory. They are read as
+    greyscale if every image is grey, and as RGB otherwise. Transparency is dropped, and a rotation
+    recorded by the camera is applied. Files without the extension of an image are ignored.
 
     Args:
         root: folder with ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both; or with
@@ -59,9 +61,16 @@ def load_folder(root: Path) -> Dataset:
         )
     paths = [path for split in files.values() for group in split.values() for path in group]
     mode = "L" if {_mode(path) for path in paths} <= GREY_MODES else "RGB"
-    size = _open(paths[0], mode).size
+    size = _reduced(_open(paths[0], mode).size)
     train, test = (_read_split(list(split.values()), mode, size) for split in files.values())
     return from_raw(root.resolve().name, train, test, classes)
+
+
+def _reduced(size: tuple[int, int]) -> tuple[int, int]:
+    """A width and height of at most `MOST_SIDE`, in about the same proportion."""
+    factor = min(1.0, MOST_SIDE / max(size))
+    width, height = (max(1, round(factor * side)) for side in size)
+    return width, height
 
 
 def _divided(root: Path, classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]:
@@ -100,7 +109,16 @@ def _class_files(split: Path) -> dict[str, list[Path]]:
         )
         for folder in folders
     }
-    if empty := [name for name, group in files.items() if not group]:
+    empty = [name for name, group in files.items() if not group]
+    for folder in (split / name for name in empty):
+        if inner := sorted(p.name for p in folder.iterdir() if _is_visible(p) and p.is_dir()):
+            raise RamifyError(
+                f"{folder} holds folders ({', '.join(inner[:3])}) and no images, where the images "
+                f"of a class {folder.name} are expected: if its folders are the classes, or train "
+                f"and test, give {folder}; otherwise put the images of each class directly into "
+                "its folder."
+            )
+    if empty:
         raise RamifyError(
             f"{split} has no images of the class(es) {', '.join(empty)}: add some, or remove the "
             "folder(s)."

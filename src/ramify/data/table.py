@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from ramify.errors import RamifyError, check_plain, did_you_mean
 
 SUFFIX = ".csv"
 DECIMAL = re.compile(r"^([+-]?\d+),(\d+)$")
+POINT = re.compile(r"^[+-]?\d+\.\d+$")
+GROUPED = re.compile(r"^([+-]?[1-9]\d{0,2})([.,])(\d{3})$")  # 369,924 and 369.924 may be thousands
 SLIPS = 0.1  # the largest share of a column's cells that may be typing errors among numbers
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 DELIMITERS = ",;\t"
@@ -156,8 +158,6 @@ def _read(path: Path) -> _Table:
         lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=max(DELIMITERS, key=head.count))
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-        if reader.dialect.delimiter != ",":  # then decimals may be written with a comma
-            found = [(line, [DECIMAL.sub(r"\1.\2", cell) for cell in row]) for line, row in found]
     except FileNotFoundError:
         raise RamifyError(f"there is no file {path}: give the path of a table.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -168,7 +168,7 @@ def _read(path: Path) -> _Table:
     if not filled:
         raise RamifyError(f"{path} is empty: give a table with a line of column names and rows.")
     (_, names), *rest = filled
-    if all(_number(name) is not None for name in names):
+    if all(_number(DECIMAL.sub(r"\1.\2", name)) is not None for name in names):
         raise RamifyError(
             f"{path} begins with numbers, {', '.join(names[:3])}, where the names of the columns "
             "are expected: put a line of names above them."
@@ -189,7 +189,32 @@ def _read(path: Path) -> _Table:
             f"{path} has {rows} below its line of names, and at least {LEAST} are needed, of which "
             "a fifth is for testing: give more."
         )
-    return _Table(path, names, [row for _, row in rest], [line for line, _ in rest])
+    table = _Table(path, names, [row for _, row in rest], [line for line, _ in rest])
+    return table if reader.dialect.delimiter == "," else _with_points(table)
+
+
+def _with_points(table: _Table) -> _Table:
+    """The table with decimal points for decimal commas, where no commas separate the cells."""
+    columns = [table.column(number) for number in range(len(table.names))]
+    commas, points = (
+        [any(form.match(cell) and not GROUPED.match(cell) for cell in column) for column in columns]
+        for form in (DECIMAL, POINT)
+    )
+    for number, column in enumerate(columns):
+        decimal = {  # whether the mark begins decimals in this column
+            ",": commas[number] or (any(commas) and not any(points)),
+            ".": points[number] or not any(commas),
+        }
+        for line, cell in zip(table.lines, column, strict=True):
+            if (mark := GROUPED.match(cell)) and not decimal[mark[2]]:
+                whole, part = mark[1], mark[3]
+                raise RamifyError(
+                    f"the column {table.names[number]!r} of {table.path} holds {cell!r} in line "
+                    f"{line}, which may mean {whole}{part} or {whole}.{part}: write the numbers of "
+                    "the file without separators of thousands, and with decimal points."
+                )
+    rows = [[DECIMAL.sub(r"\1.\2", cell) for cell in row] for row in table.rows]
+    return replace(table, rows=rows)
 
 
 def _target(table: _Table, target: str | None) -> int:
