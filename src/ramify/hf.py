@@ -52,8 +52,9 @@ class GrowCallback(TrainerCallback):
     Args:
         loss: ``loss(model, batch)``, one loss a sample, shape (S,); the ``loss`` in the model's
             own output cannot be used, because it is a mean.
-        method: Proposes edits.
-        rule: Selects among the proposals.
+        method: Proposes edits. By default :class:`ramify.GaussNewton`, which learns in 20 passes
+            over ``batches``.
+        rule: Selects among the proposals; by default as in :func:`ramify.grow`.
         epochs: The epochs after which to edit, such as ``(2, 4)``.
         budget: The most that the model may cost, as in :func:`ramify.grow`.
         batches: The batches on which edits are judged; by default the first 256 samples
@@ -65,6 +66,7 @@ class GrowCallback(TrainerCallback):
         trial: Whether to try selections before they are kept, and to shorten them if they would
             raise the loss.
         followers: Weight averages and other models that receive the same edits.
+        groups: Names or patterns of the groups whose widths may change; None for all.
 
     Attributes:
         history: The events so far, one for each edit, or the ``"reason"`` why there was none.
@@ -85,8 +87,8 @@ class GrowCallback(TrainerCallback):
     def __init__(  # noqa: PLR0913  (the settings of one callback)
         self,
         loss: Loss,
-        method: Method,
-        rule: Rule,
+        method: Method | None = None,
+        rule: Rule | None = None,
         *,
         epochs: Iterable[int],
         budget: Mapping[str, float] | None = None,
@@ -96,10 +98,11 @@ class GrowCallback(TrainerCallback):
         ceiling: Bound | None = None,
         trial: bool = True,
         followers: Sequence[Follower] = (),
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.epochs = edit_epochs(epochs)
         self.batches, self.inputs = batches, inputs
-        self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers)
+        self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers, groups)
         self.history: list[Event] = []
 
     def on_train_begin(

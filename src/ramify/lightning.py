@@ -151,8 +151,9 @@ class GrowCallback(_Between):
 
     Args:
         loss: ``loss(network, batch)``, one loss a sample, shape (S,).
-        method: Proposes edits.
-        rule: Selects among the proposals.
+        method: Proposes edits. By default :class:`ramify.GaussNewton`, which learns in 20 passes
+            over ``batches``.
+        rule: Selects among the proposals; by default as in :func:`ramify.grow`.
         epochs: The epochs after which to edit, such as ``(2, 4)``.
         budget: The most that the network may cost, as in :func:`ramify.grow`.
         network: The name of the part of the module to edit; by default the whole module.
@@ -164,6 +165,7 @@ class GrowCallback(_Between):
         trial: Whether to try selections before they are kept, and to shorten them if they would
             raise the loss.
         followers: Weight averages and other models that receive the same edits.
+        groups: Names or patterns of the groups whose widths may change; None for all.
 
     Attributes:
         history: The events so far, one for each edit, or the ``"reason"`` why there was none.
@@ -183,8 +185,8 @@ class GrowCallback(_Between):
     def __init__(  # noqa: PLR0913  (the settings of one callback)
         self,
         loss: Loss,
-        method: Method,
-        rule: Rule,
+        method: Method | None = None,
+        rule: Rule | None = None,
         *,
         epochs: Iterable[int],
         budget: Mapping[str, float] | None = None,
@@ -195,9 +197,10 @@ class GrowCallback(_Between):
         ceiling: Bound | None = None,
         trial: bool = True,
         followers: Sequence[Follower] = (),
+        groups: Sequence[str] | None = None,
     ) -> None:
         super().__init__(epochs, network, batches, inputs)
-        self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers)
+        self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers, groups)
 
     def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
         return self.growing.edit(graph, batches, _optimizers(graph, trainer), self.history)

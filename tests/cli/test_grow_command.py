@@ -83,6 +83,7 @@ def test_every_option_reaches_the_settings() -> None:
         "copies": "2,4",
         "budget": "params=900",
         "sizes": "700,500",
+        "groups": "layer1*,layer2.0",
         "tuning_epochs": 1,
         "multiple_of": 2,
         "surrogate": 2.0,
@@ -120,6 +121,7 @@ def test_every_option_reaches_the_settings() -> None:
         "command": "grow",
         "copies": [2, 4],
         "sizes": [700, 500],
+        "groups": ["layer1*", "layer2.0"],
         "milestones": [0.25, 0.5],
         "nesterov": True,
         "rule": "top-fraction",
@@ -276,6 +278,11 @@ def test_resume_names_the_damaged_file(
             "grow --data digits --method s2d --width 4 --ceiling 4",
             "no layer can grow, since each is as wide as its ceiling or cannot be split",
         ),
+        (
+            "grow --data digits --method s2d --width 4 --ceiling layer1*=4 --groups layer1*",
+            "no layer of the groups can grow, since each is as wide as its ceiling",
+        ),
+        ("grow --data digits --groups layr1*", "groups: no group of channels matches 'layr1.'"),
         (
             "grow --data digits --ceiling layr1*=9",
             "no group of channels matches 'layr1.'.* 'layer1",

@@ -62,6 +62,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "budget": {"params": 1e4},
         "keep": 2,
         "ceiling": {"layer1*": 32},
+        "groups": ("layer1*", "layer2.0"),
         "per": "macs",
         "per_layer": True,
         "signed": 2.0,
@@ -88,7 +89,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     config = GrowSettings.resolve(given)
     absent = ("most", "threshold", "tradeoff", "phase", *grow_settings.LEARNED)
     as_json = {"command": "grow", "rule": "top-fraction", "milestones": [0.25], "copies": [2, 4]}
-    as_json["sizes"] = [5000, 2500]
+    as_json |= {"sizes": [5000, 2500], "groups": ["layer1*", "layer2.0"]}
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
     assert (training.epochs, training.warmup, training.lr) == (7, 0.25, 0.25)
@@ -98,7 +99,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
     assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs", per_group=True)
-    assert config.bounds() == WidthBounds(2, {"layer1*": 32})
+    assert config.bounds() == WidthBounds(2, {"layer1*": 32}, ("layer1*", "layer2.0"))
     grown, compared = ("grown", "cut-5000", "cut-2500"), ("wide-5000", "wide-2500")
     assert config.arms() == (*grown, "scratch", "wide", *compared)
 

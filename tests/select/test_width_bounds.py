@@ -108,6 +108,19 @@ def test_names_patterns_and_the_tightest_of_several() -> None:
     assert WidthBounds().floors_and_ceilings(graph) == ({}, {})
     given = offers(graph, (2,), 0)
     assert WidthBounds().allowed(graph, given) == given
+    assert WidthBounds().of_groups(graph, given) == given
+
+
+def test_only_the_proposals_of_groups_that_may_change_are_left() -> None:
+    graph = traced()
+    given = offers(graph, (2,), 0)
+    for groups in ("2", ["2"], ("2.bias",), ["[2-9]"]):
+        bounds = WidthBounds(groups=groups)
+        assert bounds.changeable(graph) == {"2"}
+        left = bounds.of_groups(graph, given)
+        assert left == [proposal for proposal in given if proposal.edit.group == "2"] != []
+    assert bounds.plain() == {"groups": ["[2-9]"]}
+    assert WidthBounds(groups=["0", "2"]).of_groups(graph, given) == given
 
 
 @pytest.mark.parametrize(
@@ -119,6 +132,9 @@ def test_names_patterns_and_the_tightest_of_several() -> None:
         ({"ceiling": {"layer1*": 3}}, "ceiling: no group of channels matches 'layer1\\*'; .* '0'"),
         ({"keep": {"4": 3}}, "keep: the channels of '4' can neither be split nor pruned: "),
         ({"keep": {"1x": 3}}, "no group, module or parameter '1x': the nearest are"),
+        ({"groups": ["2", "layer1*"]}, "groups: no group of channels matches 'layer1\\*'; .* '0'"),
+        ({"groups": ["4"]}, "groups: the channels of '4' can neither be split nor pruned: "),
+        ({"groups": [2]}, "`groups` must be a list of names or patterns of groups, but holds 2"),
         ({"keep": {"0": 4}, "ceiling": 3}, "'0' is to keep 4 channels and may have no more than 3"),
     ],
 )

@@ -63,6 +63,43 @@ def test_growth_keeps_to_its_budget_and_does_no_harm() -> None:
     assert again == {"reason": "budget"}
 
 
+@pytest.mark.parametrize(
+    ("budget", "rule"),
+    [
+        ({"params": 60}, ramify.TopFraction(0.5, per_group=True)),
+        (None, ramify.TradeOff(params=3e-7, per_group=0.3)),
+    ],
+)
+def test_the_defaults_are_those_of_grow(budget: Any, rule: ramify.Rule) -> None:
+    events = []
+    for chosen in ((None, None), (ramify.GaussNewton(epochs=20), rule)):
+        net, optimizer, batches = trained(3)
+        growing = Growing(loss, *chosen, budget=budget)
+        graph = ramify.trace(net, batches[0][0][:1])
+        events.append(growing.edit(graph, batches, optimizer, []))
+    assert events[0] == events[1]
+    assert events[0]["widths_after"]["0"] > 3
+    with pytest.raises(RamifyError, match="`rule` must be an object that can select"):
+        Growing(loss, None, ramify.TopFraction)  # type: ignore[arg-type]
+
+
+def test_only_the_named_groups_grow() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    batches = [(torch.randn(32, 6), torch.arange(32) % 2)]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    rule = ramify.TopFraction(1.0)
+    growing = Growing(loss, ramify.SplittingDescent(), rule, trial=False, groups=["2"])
+    event = growing.edit(ramify.trace(net, batches[0][0][:1]), batches, optimizer, [])
+    assert event["widths_after"] == {"0": 3, "2": 6, "4": 2}
+    with pytest.raises(RamifyError, match="`groups` must be a list of names or patterns"):
+        Growing(loss, groups=[2])  # type: ignore[list-item]
+    with pytest.raises(RamifyError, match="groups: no group of channels matches 'conv"):
+        Growing(loss, groups=["conv*"]).edit(
+            ramify.trace(net, batches[0][0][:1]), batches, optimizer, []
+        )
+
+
 def test_a_selection_is_kept_as_it_is_where_nothing_is_tried() -> None:
     net, optimizer, batches = trained(3)
     graph = ramify.trace(net, batches[0][0][:1])
@@ -113,6 +150,7 @@ def test_several_processes_are_refused() -> None:
     several: Any = SimpleNamespace(world_size=2)
     for callback in (
         lightning.GrowCallback(loss, method, rule, epochs=(1,)),
+        lightning.GrowCallback(loss, epochs=(1,), groups=("0",)),
         lightning.CutCallback(loss, {"macs": "50%"}, epochs=(1,)),
     ):
         with pytest.raises(RamifyError, match=r"edits in one process, and this Trainer has 2"):
@@ -124,6 +162,7 @@ def test_several_processes_are_refused() -> None:
 
     with pytest.raises(RamifyError, match=r"edits in one process, and this Trainer has 2"):
         hf.GrowCallback(loss, method, rule, epochs=(1,)).on_train_begin(several, several, several)
+    assert hf.GrowCallback(loss, epochs=(1,), groups=("0",)).growing.groups == ("0",)
 
 
 @pytest.mark.parametrize("epochs", [2, (), (0,), (1.5,), ("a",), (True,)])

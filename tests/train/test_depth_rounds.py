@@ -241,6 +241,8 @@ def test_what_does_not_go_with_depth_is_refused_before_training() -> None:
         run(net(), trial=False)
     with pytest.raises(RamifyError, match="one number for all layers"):
         run(net(), ceiling={"first.0.wide": 4})
+    with pytest.raises(RamifyError, match="with depth all groups may change"):
+        run(net(), groups=["first*"])
     run(net(), ceiling=4, keep=1)
     graph = ramify.trace(plain, torch.zeros(1, 4))
     check_depth(graph, WidthBounds(), ramify.TopFraction(0.5), True, rounds=0)

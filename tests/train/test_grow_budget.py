@@ -154,6 +154,22 @@ class TestBounds:
         more = run(net(), data(), ceiling={"*": 6}, **settings)
         assert more.graph["0"].width == 6
 
+    def test_only_the_named_layers_change_and_a_run_goes_on_with_others(
+        self, tmp_path: Path
+    ) -> None:
+        settings: dict[str, Any] = {"rule": ramify.TopFraction(1.0), "checkpoint": tmp_path / "c"}
+        settings |= {"training": Training(epochs=1, span="run"), "rounds": 3}
+        before = {group.name: group.width for group in ramify.trace(net(), data()[0][0]).groups}
+        grown = run(net(), data(), groups=["0*"], ceiling=before["0"] + 1, **settings)
+        assert widths_of(grown)[-1] == before | {"0": before["0"] + 1}
+        edits = [event for event in grown.history if event["event"] == "edit"]
+        assert {one["group"] for event in edits for one in event["proposals"]} == {"0"}
+        assert reasons(grown) == ["floors and ceilings"]
+        same = run(net(), data(), groups="0*", ceiling=before["0"] + 1, **settings)
+        assert same.history == grown.history
+        more = run(net(), data(), ceiling=before["0"] + 1, **settings)
+        assert more.graph["3"].width == before["3"] + 1
+
     def test_no_layer_is_pruned_below_its_floor(self) -> None:
         settings: dict[str, Any] = {"method": Prunes(), "rule": ramify.TopFraction(1.0)}
         grown = run(net(), data(), keep={"0": 2}, trial=False, **settings)
@@ -165,6 +181,8 @@ class TestBounds:
         seen: list[Any] = []
         with pytest.raises(RamifyError, match="no group of channels matches 'layer"):
             run(net(), data(), ceiling={"layer*": 3}, log=seen.append)
+        with pytest.raises(RamifyError, match="groups: no group of channels matches 'layer"):
+            run(net(), data(), groups=["layer*"], log=seen.append)
         assert seen == []
 
 

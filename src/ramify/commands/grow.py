@@ -35,16 +35,20 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     """Load the data, and check the network and the bounds of its widths, before any work."""
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
-    _, ceilings = settings.bounds().floors_and_ceilings(graph)
+    bounds = settings.bounds()
+    _, ceilings = bounds.floors_and_ceilings(graph)
     if settings.depth:
         rule = settings.selection()
-        check_depth(graph, settings.bounds(), rule, settings.trial, settings.rounds)
+        check_depth(graph, bounds, rule, settings.trial, settings.rounds)
     elif _splits_alone(settings) and all(
-        g.width >= ceilings.get(g.name, math.inf) for g in graph.groups if g.can_split
+        g.width >= ceilings.get(g.name, math.inf)
+        for g in graph.groups
+        if g.can_split and g.name in bounds.changeable(graph)
     ):
+        named = "" if settings.groups is None else " of the groups"
         raise RamifyError(
-            "no layer can grow, since each is as wide as its ceiling or cannot be split: raise the "
-            "ceiling, or start with a smaller --width."
+            f"no layer{named} can grow, since each is as wide as its ceiling or cannot be split: "
+            "raise the ceiling, or start with a smaller --width."
         )
     cost = graph_cost(graph)
     for name, most in (settings.budget or {}).items():
@@ -97,6 +101,7 @@ def run_grow(job: Job, setup: Setup) -> None:
         budget=settings.budget,
         keep=settings.keep,
         ceiling=settings.ceiling,
+        groups=settings.groups,
         trial=settings.trial,
         rescale=settings.rescale,
         depth=settings.depth,
@@ -117,6 +122,11 @@ def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
         train_job(job, setup, model, settings.tuning())
         return
     model.to(settings.device)
+    groups = None
+    if settings.groups is not None:
+        graph = trace(model, setup.inputs())
+        free = settings.bounds().changeable(graph)
+        groups = [group.name for group in graph.groups if group.name in free and group.can_prune]
     done = shrink(
         model,
         setup.inputs(),
@@ -124,6 +134,7 @@ def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
         setup.batches(job),
         budget={"params": size},
         multiple_of=settings.multiple_of,
+        groups=groups,
         calibration=probe(setup, CUT_SAMPLES, job.seed),
         training=settings.tuning(),
         teacher=_teacher(job, setup),

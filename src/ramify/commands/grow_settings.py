@@ -87,6 +87,11 @@ class GrowSettings(NetworkSettings):
         f"lists them, such as {BOUND}; may be given several times. Default: no bound.",
         form=BOUNDS_FORM,
     )
+    groups: tuple[str, ...] | None = option(
+        GROW,
+        "Change only the layers with these names, as `ramify show` lists them, such as "
+        "'layer1*,layer2.0'; also in cuts to --sizes. Default: all layers.",
+    )
     multiple_of: int = option(
         GROW, "Make the width of every changed layer a multiple of this number, such as 8"
     )
@@ -323,7 +328,7 @@ class GrowSettings(NetworkSettings):
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
         added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
-        added |= dict.fromkeys(("sizes", "tuning_epochs")) | {"depth": False}
+        added |= dict.fromkeys(("groups", "sizes", "tuning_epochs")) | {"depth": False}
         rule = values.get("rule", added["rule"])
         added["per_layer"] = False if rule == "top-fraction" else None
         return super().upgraded(added | values)
@@ -401,10 +406,10 @@ class GrowSettings(NetworkSettings):
         return method_named(self.method, seed=seed, settings=given)
 
     def bounds(self) -> WidthBounds:
-        """How narrow and how wide layers may become."""
+        """How narrow and how wide layers may become, and which of them may change."""
         from ramify.select.width_bounds import WidthBounds
 
-        return WidthBounds(self.keep, self.ceiling)
+        return WidthBounds(self.keep, self.ceiling, self.groups)
 
     def selection(self) -> Rule:
         """What selects among them."""

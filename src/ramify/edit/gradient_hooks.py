@@ -35,7 +35,7 @@ def check_gradient_hooks(graph: ChannelGraph, plan: Plan) -> None:
         RamifyError: a hook of a parameter or module holds such a tensor.
     """
     tensors = tensors_of(graph.model)
-    follow = {id(tensors[name]) for name in graph.flow.reached}
+    follow = {id(tensors[name]) for name in graph.flow.reached if name in tensors}
     edited = set(plan.changes)
     for name in graph.indexing.touched(plan.changes):
         at_end = getattr(tensors[name], "_post_accumulate_grad_hooks", None) or {}

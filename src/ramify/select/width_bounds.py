@@ -1,4 +1,4 @@
-"""Floors and ceilings: how narrow and how wide a group may become under any rule."""
+"""How narrow and how wide a group may become under any rule, and which groups may change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ramify.arguments import is_whole
+from ramify.arguments import is_whole, texts_of
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
@@ -22,20 +22,23 @@ Bound: TypeAlias = int | Mapping[str, int]
 
 @dataclass(frozen=True)
 class WidthBounds:
-    """How narrow and how wide groups may become.
+    """How narrow and how wide groups may become, and which of them may change.
 
     Attributes:
         keep: the floor, as for :func:`ramify.grow`.
         ceiling: the ceiling, as for :func:`ramify.grow`.
+        groups: names or patterns of the groups that may change; None for all.
 
     Raises:
-        RamifyError: a bound is not a whole number of 1 or more.
+        RamifyError: a bound is not a whole number of 1 or more, or a name is not a string.
     """
 
     keep: Bound | None = None
     ceiling: Bound | None = None
+    groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        self._patterns()
         for what, given in (("keep", self.keep), ("ceiling", self.ceiling)):
             widths = given.values() if isinstance(given, Mapping) else [given]
             for width in widths:
@@ -45,16 +48,44 @@ class WidthBounds:
                         f"of some groups, but got {width!r}"
                     )
 
-    def plain(self) -> dict[str, int | dict[str, int]]:
+    def plain(self) -> dict[str, int | dict[str, int] | list[str]]:
         """The bounds that are set, as plain values by their names."""
         given = {"keep": self.keep, "ceiling": self.ceiling}
-        return {
+        found: dict[str, int | dict[str, int] | list[str]] = {
             name: {group: int(width) for group, width in bound.items()}
             if isinstance(bound, Mapping)
             else int(bound)
             for name, bound in given.items()
             if bound is not None
         }
+        return found if self.groups is None else found | {"groups": self._patterns()}
+
+    def _patterns(self) -> list[str]:
+        names = () if self.groups is None else self.groups
+        return texts_of(names, "groups", "names or patterns of groups")
+
+    def changeable(self, graph: ChannelGraph) -> set[str]:
+        """The names of the groups that may change.
+
+        Args:
+            graph: the traced network.
+
+        Returns:
+            The names; without patterns those of all groups that can be split or pruned.
+
+        Raises:
+            RamifyError: a name or pattern matches no such group.
+        """
+        if self.groups is None:
+            return {group.name for group in graph.groups if _can_change(group)}
+        return {name for asked in self._patterns() for name in _meant(graph, asked, "groups")}
+
+    def of_groups(self, graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals for groups that may change, in their order."""
+        if self.groups is None:
+            return list(proposals)
+        free = self.changeable(graph)
+        return [proposal for proposal in proposals if graph[proposal.edit.group].name in free]
 
     def floors_and_ceilings(self, graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
         """The bounds of the groups of a network, by name.
@@ -68,6 +99,7 @@ class WidthBounds:
         Raises:
             RamifyError: a name or pattern matches no group, or a floor is above its ceiling.
         """
+        self.changeable(graph)
         floors = _by_group(graph, self.keep, "keep", max)
         ceilings = _by_group(graph, self.ceiling, "ceiling", min)
         for name in floors.keys() & ceilings.keys():
@@ -118,26 +150,32 @@ def _by_group(
     graph: ChannelGraph, given: Bound | None, what: str, tighter: Callable[[int, int], int]
 ) -> dict[str, int]:
     """A bound by the name of each group that it applies to; the tightest if there are several."""
-    names = [group.name for group in graph.groups if _can_change(group)]
     if not isinstance(given, Mapping):
+        names = [group.name for group in graph.groups if _can_change(group)]
         return {} if given is None else dict.fromkeys(names, given)
     found: dict[str, int] = {}
     for asked, width in given.items():
-        meant = [group.name for group in graph.matching(asked) if _can_change(group)]
-        if not meant and any(sign in asked for sign in "*?["):
-            near = difflib.get_close_matches(asked, names, n=3, cutoff=0.3) or names[:3]
-            hint = ", ".join(f"'{name}'" for name in near)
-            raise RamifyError(
-                f"{what}: no group of channels matches '{asked}'; print(graph) and `ramify show` "
-                f"list their names, of which the nearest are {hint}"
-            )
-        if not (meant or _can_change(group := graph[asked])):
-            raise RamifyError(
-                f"{what}: the channels of '{asked}' can neither be split nor pruned: {group.reason}"
-            )
-        for name in meant or [group.name]:
+        for name in _meant(graph, asked, what):
             found[name] = tighter(found.get(name, width), width)
     return found
+
+
+def _meant(graph: ChannelGraph, asked: str, what: str) -> list[str]:
+    """The names of the groups that can change and that a name or pattern means."""
+    meant = [group.name for group in graph.matching(asked) if _can_change(group)]
+    if not meant and any(sign in asked for sign in "*?["):
+        names = [group.name for group in graph.groups if _can_change(group)]
+        near = difflib.get_close_matches(asked, names, n=3, cutoff=0.3) or names[:3]
+        hint = ", ".join(f"'{name}'" for name in near)
+        raise RamifyError(
+            f"{what}: no group of channels matches '{asked}'; print(graph) and `ramify show` "
+            f"list their names, of which the nearest are {hint}"
+        )
+    if not (meant or _can_change(group := graph[asked])):
+        raise RamifyError(
+            f"{what}: the channels of '{asked}' can neither be split nor pruned: {group.reason}"
+        )
+    return meant or [group.name]
 
 
 def _can_change(group: ChannelGroup) -> bool:

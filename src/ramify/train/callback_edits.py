@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ramify.arguments import check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError, did_you_mean
-from ramify.methods import Method
+from ramify.methods import GaussNewton, Method
 from ramify.probe.loss import Loss
 from ramify.refit import cut
 from ramify.refit.budget_shares import in_numbers, share_of
@@ -25,10 +26,11 @@ from ramify.train.cut_rounds import Cutting
 from ramify.train.edit_once import Editing, edit_once
 from ramify.train.edit_trials import EditTrials
 from ramify.train.history import Event
-from ramify.train.rounds import checked_budget, costs
+from ramify.train.rounds import checked_budget, costs, default_rule
 
 LABELS = ("labels", "label", "label_ids")  # entries of a batch that are not inputs of the network
 SAMPLES = 256
+PHASE = 20  # passes over the batches in which Gauss-Newton learns by default, as in the paper
 SETTINGS = ("method", "refit", "keep", "multiple_of", "alike", "groups", "raw", "followers")
 
 
@@ -166,26 +168,33 @@ class Growing:
 
     Attributes:
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        method: Proposes edits.
-        rule: Selects among the proposals.
+        method: Proposes edits; None for :class:`ramify.GaussNewton` in `PHASE` passes.
+        rule: Selects among the proposals; None for the default of :func:`ramify.grow`.
         budget: The most that the network may cost.
         keep: The fewest channels of every group, or of some.
         ceiling: The most channels of every group, or of some.
         trial: Whether selections are tried before they are kept.
         followers: Weight averages and other models that receive the same edits.
+        groups: Names or patterns of the groups whose widths may change; None for all.
     """
 
     loss: Loss
-    method: Method
-    rule: Rule
+    method: Method | None = None
+    rule: Rule | None = None
     budget: Mapping[str, float] | None = None
     keep: Bound | None = None
     ceiling: Bound | None = None
     trial: bool = True
     followers: Sequence[Follower] = ()
+    groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        check_method_and_rule(self.method, self.rule)
         checked_budget(self.budget)
+        self._bounds()
+
+    def _bounds(self) -> WidthBounds:
+        return WidthBounds(self.keep, self.ceiling, self.groups)
 
     def edit(
         self,
@@ -205,11 +214,13 @@ class Growing:
         Returns:
             The event of the edit; if there was none, only the ``"reason"``.
         """
-        bounds, budget = WidthBounds(self.keep, self.ceiling), checked_budget(self.budget)
+        bounds, budget = self._bounds(), checked_budget(self.budget)
         bounds.floors_and_ceilings(graph)
+        method = self.method or GaussNewton(epochs=PHASE)
+        rule = self.rule or default_rule(method, budget)
         _, event = edit_once(
             graph,
-            Editing(self.loss, self.method, self.rule, budget, bounds),
+            Editing(self.loss, method, rule, budget, bounds),
             batches,
             judges=batches,
             trials=EditTrials(graph, self.loss, batches) if self.trial else None,

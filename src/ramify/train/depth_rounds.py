@@ -98,7 +98,7 @@ def check_depth(
 
     Args:
         graph: The graph of the network.
-        bounds: How narrow and how wide groups may become.
+        bounds: How narrow and how wide groups may become, and which of them may change.
         rule: Selects the channels.
         trial: Whether selections are tried.
         rounds: The most edits of the network.
@@ -116,6 +116,11 @@ def check_depth(
         raise RamifyError(
             "with depth keep, ceiling and multiple_of are one number for all layers, since layers "
             "behind a new block get other names: give numbers, or leave depth out."
+        )
+    if bounds.groups is not None:
+        raise RamifyError(
+            "with depth all groups may change, since layers behind a new block get other names: "
+            "leave groups out, or leave depth out."
         )
     if rounds > 0 and not any(block.can_insert for block in graph.blocks):
         named = "; ".join(f"'{block.name}': {block.why}" for block in graph.blocks[:3])

@@ -42,7 +42,7 @@ class Editing:
         method: Proposes edits.
         rule: Selects among the proposals.
         budget: The most that the network may cost.
-        bounds: How narrow and how wide groups may become.
+        bounds: How narrow and how wide groups may become, and which of them may change.
         then: Called with the graph of the edited network, before the loss is measured again.
         deepen: How the network trains, if blocks may also be inserted; None for widths only.
     """
@@ -84,9 +84,9 @@ def edit_once(
         ``"reason"``.
     """
     model, loss = graph.model, editing.loss
-    proposals = agree(
-        graph, checked(graph, editing.method, editing.method.propose(graph, loss, batches))
-    )
+    proposed = editing.method.propose(graph, loss, batches)
+    proposals = agree(graph, checked(graph, editing.method, proposed))
+    proposals = editing.bounds.of_groups(graph, proposals)
     found = choose(graph, proposals, editing.rule, editing.budget, editing.bounds)
     choice = agreed(found, proposals)
     tried = _tried(trials, graph, choice, editing)

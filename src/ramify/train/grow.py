@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     budget: Mapping[str, float] | None = None,
     keep: Bound | None = None,
     ceiling: Bound | None = None,
+    groups: Sequence[str] | None = None,
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
     probe: Iterable[Any] | None = None,
@@ -107,6 +108,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             a name that ``graph[...]`` accepts or a pattern such as ``"layer1*"`` as the key. If
             several match, the tightest counts.
         ceiling: The most channels of every group, or of some, in the same forms.
+        groups: Names or patterns of the groups whose widths may change; None for all.
         followers: Weight averages and other models or state dictionaries with the model's names
             and shapes; they receive the same edits and are stored in the checkpoint.
         after_step: Called with the model after each step, for example to update a weight average.
@@ -136,8 +138,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Raises:
         RamifyError: The loss is not one a sample, a value is no longer finite, a follower is the
-            model itself, rounds, budget or bounds are out of range, a bound matches no group, the
-            checkpoint is damaged or of another model, or the ranks do not hold the same network.
+            model itself, rounds, budget or bounds are out of range, a bound or one of ``groups``
+            matches no group, the checkpoint is damaged or of another model, or the ranks do not
+            hold the same network.
 
     Example:
         >>> import torch, ramify
@@ -162,7 +165,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     """
     check_method_and_rule(method, rule)
     with distributed.together():
-        bounds = WidthBounds(keep, ceiling)
+        bounds = WidthBounds(keep, ceiling, groups)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
         limits |= bounds.plain() | ({"depth": True} if depth else {})
         loop = begin(

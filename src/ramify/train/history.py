@@ -16,7 +16,7 @@ from ramify.train.logs import Log, told_to
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
-BOUNDS = ("keep", "ceiling", "depth")  # absent from the events of a run without them
+BOUNDS = ("keep", "ceiling", "groups", "depth")  # absent from the events of a run without them
 
 
 @dataclass
