@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -106,3 +107,13 @@ def test_proposals_for_an_earlier_trace_are_refused() -> None:
     edited = ramify.apply(graph, made[:1])
     with pytest.raises(ramify.RamifyError, match="different traces"):
         ramify.fit(made, edited, {"params": 20})
+
+
+def test_proposals_serve_a_copy_of_the_network_too() -> None:
+    graph = chain()
+    made = proposed(graph, *(ramify.Prune("0", c) for c in range(3)))
+    copied = ramify.trace(copy.deepcopy(graph.model), torch.randn(1, 3))
+    budget = {"params": graph_cost(graph).params - 1}
+    expected = [one.edit for one in ramify.fit(made, graph, budget)]
+    ramify.apply(graph, made[:1])
+    assert [one.edit for one in ramify.fit(made, copied, budget)] == expected != []

@@ -416,7 +416,7 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     gone = [
         ramify.Proposal(ramify.Prune("a", c), -1.0 - c, Cost(-1, -1), graph=graph) for c in range(3)
     ]
-    with pytest.raises(ramify.RamifyError, match=r"at most 6 ms, as measured; all .* add 3000 ms"):
+    with pytest.raises(ramify.RamifyError, match=r"at most 6 ms, as measured; all .* add 3,000 ms"):
         ramify.Knapsack(latency=6.0, params=-2).select(gone)
 
 

@@ -134,5 +134,10 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
 
 
 def _is_other(one: ChannelGraph, graph: ChannelGraph) -> bool:
-    """Whether a graph is for another network, or for one that has been edited since."""
-    return one is not graph and (one.superseded or one.model is not graph.model)
+    """Whether a graph is for a network that has been edited since, or for one of other groups."""
+    edited = one.superseded and one.model is graph.model
+    return one is not graph and (edited or _widths(one) != _widths(graph))
+
+
+def _widths(graph: ChannelGraph) -> dict[str, int]:
+    return {group.name: group.width for group in graph.groups}
