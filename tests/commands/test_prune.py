@@ -109,6 +109,7 @@ def test_a_run_trains_cuts_and_tunes(tmp_path: Path, dataset: Dataset) -> None:
         ("stop", "baseline-0"),
         ("result", "baseline-0"),
         ("edit", "pruned-0"),
+        ("rate", "pruned-0"),
         *[("epoch", "pruned-0")] * 2,
         ("stop", "pruned-0"),
         ("result", "pruned-0"),
@@ -172,16 +173,24 @@ def test_distillation_fresh_weights_and_the_rate_change_the_tuning(
             "warm": {"distill": False},
             "taught": {},
             "cooler": {"temperature": 0.1},
+            "half": {"tuning_lr": 0.025},
             "slower": {"tuning_lr": 1e-3},
             "fresh": {"from_scratch": True, "distill": False},
         }.items()
     }
     first = {name: kinds(folder, "epoch")[-2] for name, folder in runs.items()}
     assert {event["params"] for event in first.values()} == {first["warm"]["params"]}
-    assert len({event["train_loss"] for event in first.values()}) == 5
+    assert len({event["train_loss"] for event in first.values()}) == 6
     assert first["fresh"]["train_loss"] > first["warm"]["train_loss"]
     rates = {name: kinds(folder, "epoch")[-2]["lr"] for name, folder in runs.items()}
-    assert rates["warm"] == pytest.approx(25 * rates["slower"])  # half of lr, cosine alike
+    assert rates["half"] == pytest.approx(25 * rates["slower"])  # cosine alike
+    [found] = kinds(runs["warm"], "rate")
+    assert rates["warm"] == pytest.approx(found["lr"] / 1e-3 * rates["slower"])
+    assert {name for name, folder in runs.items() if kinds(folder, "rate")} == {
+        "warm",
+        "taught",
+        "cooler",
+    }
     [edit] = kinds(runs["fresh"], "edit")  # it measures the cut, not the fresh weights
     [other] = kinds(runs["warm"], "edit")
     assert edit["test_accuracy_after"] == other["test_accuracy_after"]

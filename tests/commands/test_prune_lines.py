@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ramify.commands import display
+from ramify.commands import display, prune_lines
 from ramify.commands.display import Display
 from ramify.commands.jobs import run_jobs
 from ramify.commands.prune import run_phase
@@ -45,6 +45,8 @@ def test_a_cut_is_told_with_what_was_predicted_and_measured(
         r"accuracy [\d.]+ -> [\d.]+ % before fine-tuning",
         r"cut: loss predicted \+[\d.e-]+, measured \+[\d.e-]+ \([\d.]+ -> [\d.]+\) on 20 samples "
         "not used for the cut",
+        r"fine-tuning: learning rate [\d.]+, found by trials of 10 steps: loss [\d.]+ -> [\d.]+ at "
+        r"0.01, ",
         r"small network: finished, test accuracy [\d.]+ %, \d+ parameters, [\d,]+ MACs, 6 steps in",
     ]
     # On a slow machine epochs are shown too.
@@ -153,12 +155,13 @@ def test_a_tuning_that_did_harm_is_told_right_behind_it() -> None:
     text = io.StringIO()
     tags = {"job": "pruned-0", "arm": "pruned", "seed": 0, "round": 0}
     cut = {**tags, "event": "edit", "passes": 0, "test_accuracy_after": 0.9}
+    rate = {**tags, "event": "rate", "lr": 0.03}
     done = {**tags, "event": "result", "test_accuracy": 0.5, "params": 9, "macs": 9}
-    with Display(Console(file=text, width=300), settings, [cut]) as following:  # a run that goes on
+    with Display(Console(file=text, width=300), settings, [cut, rate]) as following:  # resumed
         following.event({**done, "steps": 6, "seconds": 1.0})
     assert text.getvalue().splitlines()[1] == (
         "warning: small network: fine-tuning made the network worse than it was right "
-        "after the cut, test accuracy 90.00 -> 50.00 %: give a --tuning-lr below 0.025, "
+        "after the cut, test accuracy 90.00 -> 50.00 %: give a --tuning-lr below 0.03, "
         "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
     )
 
@@ -174,6 +177,15 @@ def test_a_tuning_beyond_what_was_allowed_is_told() -> None:
     shown = [line for line in text.getvalue().splitlines() if line.startswith("warning")]
     assert shown == [
         "warning: small network: after fine-tuning it is worse on the held-out samples than "
-        "--accept allows, accuracy 97.00 -> 95.00 % (-1 allowed): give a --tuning-lr below 0.025, "
+        "--accept allows, accuracy 97.00 -> 95.00 % (-1 allowed): give a --tuning-lr below 0.01, "
         "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
+    ]
+
+
+def test_the_trials_of_learning_rates_in_one_line() -> None:
+    event = {"event": "rate", "round": 1, "lr": 0.003, "loss": 0.0345}
+    event |= {"trial_steps": 19, "trials": [[0.01, None], [0.003, 0.0412]], "seed": 0}
+    assert prune_lines.LINES["rate"](event, resolve(rounds=2)) == [
+        "fine-tuning 2 of 2: learning rate 0.003, found by trials of 19 steps: loss 0.0345 -> not "
+        "finite at 0.01, 0.0412 at 0.003"
     ]

@@ -187,5 +187,8 @@ def test_a_tuning_that_did_harm_is_told() -> None:
         "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
     )
     assert warnings_of({0: events}) == []  # trained from fresh weights
+    found = {"event": "rate", "job": done["job"], "lr": 0.003}
+    [told] = warnings_of({0: [*events, found]})
+    assert "give a --tuning-lr below 0.003, " in told
     done["test_accuracy"] = after - 0.005
     assert warnings_of({0: events}, 0.05) == []

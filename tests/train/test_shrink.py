@@ -89,6 +89,7 @@ def test_rounds_approach_the_budget_by_equal_factors():
 GIVEN = {
     "plain": {"rounds": 2, "teacher": None},
     "taught": {},
+    "at a rate that is found": {"rounds": 2, "find_lr": True},
     "with its sensitivity": {"sensitivity": True, "groups": ("0",)},
     "searched": {
         "search": WidthSearch("rarts", epochs=2, gamma=0.1),

@@ -44,6 +44,7 @@ class Display:
             self.learned[event["job"]] += _learned(event)
         self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
         self.cuts = {event["job"]: event for event in events if event["event"] == "edit"}
+        self.rates = {event["job"]: event["lr"] for event in events if event["event"] == "rate"}
         self.choosing = bool(events) and self._ends_round(events[-1])
         self.progress = Progress(
             BarColumn(),
@@ -109,10 +110,13 @@ class Display:
         else:
             if event["event"] == "edit":
                 self.cuts[event["job"]] = event
+            if event["event"] == "rate":
+                self.rates[event["job"]] = event["lr"]
             cut = self.cuts.get(event["job"])
+            rate = self.rates.get(event["job"], settings.tuning().lr)
             told = prune_lines.LINES[event["event"]](event, settings)
-            told += prune_lines.harm_lines(event, cut, settings)
-            for line in told + prune_lines.allowance_lines(event, cut, settings):
+            told += prune_lines.harm_lines(event, cut, settings, rate)
+            for line in told + prune_lines.allowance_lines(event, cut, settings, rate):
                 self._print(line)
         if prune_lines.is_cut_next(event, settings):
             self.status.plain = prune_lines.CHOOSING

@@ -145,6 +145,7 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
         calibration=sample,
         held=held,
         training=settings.tuning(),
+        find_lr=settings.tuning_lr is None,
         teacher=full if settings.distill else None,
         temperature=settings.temperature or TEMPERATURE,
         fresh=setup.build if settings.from_scratch else None,

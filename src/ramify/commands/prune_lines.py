@@ -100,12 +100,15 @@ def _gentler(tuning_lr: float) -> str:
 
 
 def harm_lines(
-    event: Mapping[str, Any], cut: Mapping[str, Any] | None, settings: PruneSettings
+    event: Mapping[str, Any],
+    cut: Mapping[str, Any] | None,
+    settings: PruneSettings,
+    tuning_lr: float,
 ) -> list[str]:
     """A warning if the network that just finished was better before its fine-tuning."""
     if event["event"] != "result" or event["arm"] != "pruned" or settings.from_scratch or not cut:
         return []
-    told = harm(cut, event, settings.tuning_lr)
+    told = harm(cut, event, tuning_lr)
     return [f"warning: {_phase('small network', event, settings)}: {told}."] if told else []
 
 
@@ -121,7 +124,10 @@ def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
 
 
 def allowance_lines(
-    event: Mapping[str, Any], cut: Mapping[str, Any] | None, settings: PruneSettings
+    event: Mapping[str, Any],
+    cut: Mapping[str, Any] | None,
+    settings: PruneSettings,
+    tuning_lr: float,
 ) -> list[str]:
     """A warning if fine-tuning left the small network with more loss than `--accept` allows."""
     metric, broken = Metric.of(event), list[str]()
@@ -140,7 +146,19 @@ def allowance_lines(
     return [
         f"warning: {_phase('small network', event, settings)}: after fine-tuning it is worse on "
         f"the held-out samples than --accept allows, {'; '.join(broken)}: "
-        f"{_gentler(settings.tuning_lr)}."
+        f"{_gentler(tuning_lr)}."
+    ]
+
+
+def rate_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
+    """The learning rate that was found for fine-tuning, and the trials."""
+    tried = ", ".join(
+        f"{'not finite' if loss is None else format(loss, '#.3g')} at {lr:g}"
+        for lr, loss in event["trials"]
+    )
+    return [
+        f"{_phase('fine-tuning', event, settings)}: learning rate {event['lr']:g}, found by trials "
+        f"of {event['trial_steps']} steps: loss {event['loss']:#.3g} -> {tried}"
     ]
 
 
@@ -162,6 +180,7 @@ def sensitivity_lines(event: Mapping[str, Any], settings: PruneSettings) -> list
 
 LINES: dict[str, Callable[[Mapping[str, Any], PruneSettings], list[str]]] = {
     "edit": edit_lines,
+    "rate": rate_lines,
     "sensitivity": sensitivity_lines,
     "stop": stop_lines,
     "result": result_lines,

@@ -183,10 +183,10 @@ class PruneSettings(NetworkSettings):
     epochs: int = option(
         TRAIN, "Passes over the data to tune the network after a cut; 0 for none.", ge=0
     )
-    tuning_lr: float = option(
+    tuning_lr: float | None = option(
         TRAIN,
-        "Learning rate of fine-tuning. Default: half of --lr; with --weights and without --lr and "
-        "--from-scratch at most 0.01.",
+        "Learning rate of fine-tuning. Default: found by short trials after each cut; with "
+        "--from-scratch half of --lr.",
         gt=0,
     )
     from_scratch: bool = option(
@@ -234,12 +234,8 @@ class PruneSettings(NetworkSettings):
         values |= {"pretrain_epochs": 0 if weights else epochs}
         values |= {"search_epochs": epochs if searched else 0}
         values["arch_lr"] = given.get("lr", values["lr"])
-        values["tuning_lr"] = 0.5 * given.get("lr", values["lr"])
-        # The rate of their training is not known, and one that is too high ruins them.
-        if weights and "lr" not in given and not given.get("from_scratch"):
-            from ramify.train.shrink import tuning
-
-            values["tuning_lr"] = min(values["tuning_lr"], tuning().lr)
+        half = 0.5 * given.get("lr", values["lr"])
+        values["tuning_lr"] = half if given.get("from_scratch") else None
         trained = bool(weights) or given.get("pretrain_epochs", epochs) > 0
         values["distill"] = trained and epochs > 0
         if any(given.get(name) is not None for name in SAYS_HOW_MUCH):
@@ -329,9 +325,9 @@ class PruneSettings(NetworkSettings):
         """How the cut network is fine-tuned."""
         from ramify.train.shrink import tuning
 
-        return replace(
-            self.training(), epochs=self.epochs, lr=self.tuning_lr, warmup=tuning().warmup
-        )
+        known = tuning()
+        lr = self.tuning_lr or min(0.5 * self.lr, known.lr)  # the rate of the first trial
+        return replace(self.training(), epochs=self.epochs, lr=lr, warmup=known.warmup)
 
     def search(self, seed: int) -> WidthSearch | None:
         """How the job with this seed scores channels in training; None where it does not."""

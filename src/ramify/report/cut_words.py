@@ -119,8 +119,8 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = 
 
     Args:
         seeds: the events of each seed.
-        tuning_lr: the learning rate of the fine-tuning; None if it is not known, or if the
-            network was trained from scratch.
+        tuning_lr: the learning rate of the fine-tuning; None if it was found by trials, is not
+            known, or if the network was trained from scratch.
 
     Returns:
         Whole sentences.
@@ -130,9 +130,11 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = 
         for cut in of_kind(events, "edit"):
             for warning in cut.get("warnings", []):
                 found.setdefault(_sentence(warning), {})[str(cut["job"])] = None
+        rates = {found["job"]: found["lr"] for found in of_kind(events, "rate")}
         for done in of_kind(events, "result"):
             cuts = [cut for cut in of_kind(events, "edit") if cut["job"] == done["job"]]
-            told = harm(cuts[-1], done, tuning_lr) if cuts and tuning_lr else None
+            rate = rates.get(done["job"], tuning_lr)
+            told = harm(cuts[-1], done, rate) if cuts and rate else None
             if told:
                 found.setdefault(_sentence(told.replace("->", "→")), {})[str(done["job"])] = None
     one = len(seeds) == 1

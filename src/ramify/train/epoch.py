@@ -226,19 +226,10 @@ def train_epoch(
             group["lr"] = group["initial_lr"] * factor(steps)
         with located(f"{where}, step {steps}"):
             losses = checked_loss(loss, model, batch)
-            if not losses.requires_grad:
-                raise RamifyError(
-                    "the loss depends on no parameter that takes gradients; unfreeze some, and "
-                    "train outside of torch.no_grad"
-                )
+            check_trains(losses)
             total += (here := float(losses.detach().sum()))
             watch.loss(here / len(losses))
-        # First the mean of this process, then the gradients averaged over all processes.
-        mean = losses.mean()
-        optimizer.zero_grad(set_to_none=True)
-        mean.backward()
-        distributed.average_gradients(model.parameters(), len(losses))
-        optimizer.step()
+        descend(model, losses, optimizer)
         if after_step is not None:
             after_step(model)
         samples += len(losses)
@@ -254,6 +245,30 @@ def train_epoch(
     if distributed.world_size() > 1:
         distributed.share_buffers(model)
     return _over_ranks(total / samples, samples), steps
+
+
+def check_trains(losses: Tensor) -> None:
+    """Raise a RamifyError if the losses depend on no parameter that takes gradients."""
+    if not losses.requires_grad:
+        raise RamifyError(
+            "the loss depends on no parameter that takes gradients; unfreeze some, and train "
+            "outside of torch.no_grad"
+        )
+
+
+def descend(model: nn.Module, losses: Tensor, optimizer: Optimizer) -> None:
+    """One step of an optimizer on the mean loss over the samples of all ranks.
+
+    Args:
+        model: The network.
+        losses: Those of this rank's samples, shape (S,), after :func:`check_trains`.
+        optimizer: The optimizer of the network's parameters.
+    """
+    # First the mean of this process, then the gradients averaged over all processes.
+    optimizer.zero_grad(set_to_none=True)
+    losses.mean().backward()
+    distributed.average_gradients(model.parameters(), len(losses))
+    optimizer.step()
 
 
 def _over_ranks(mean: float, samples: int) -> float:

@@ -43,6 +43,7 @@ from ramify.train.norm_statistics import recompute_statistics
 from ramify.train.passes import Data, Epoch
 from ramify.train.rounds import Choice, costs, edit_event
 from ramify.train.scored import Scores, check_search, plain_batches, search_widths
+from ramify.train.tuning_rate import tuning_rate
 from ramify.train.width_search import WidthSearch
 
 SAMPLES = 256
@@ -74,6 +75,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     calibration: Iterable[Any] | None = None,
     held: Iterable[Any] | None = None,
     training: Training | None = None,
+    find_lr: bool | None = None,
     search_training: Training | None = None,
     teacher: nn.Module | Literal["full"] | None = "full",
     temperature: float = TEMPERATURE,
@@ -88,7 +90,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     """Make a trained network smaller, in place: cut it, refit the remaining weights, fine-tune it.
 
     :func:`ramify.cut` chooses the channels and refits the rest, on a few hundred samples. Then the
-    network is fine-tuned, by default at a learning rate for trained networks and with the full
+    network is fine-tuned, by default at a learning rate that short trials find and with the full
     network as its teacher. Finally its batch norm statistics are recomputed. With ``search``, the
     channels are first scored while the full network trains, as in Algorithm 3 of the thesis.
 
@@ -125,6 +127,9 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
             256 samples.
         training: How the network is fine-tuned after every cut; its ``epochs`` may be 0. By default
             :func:`tuning`.
+        find_lr: Whether the learning rate is found by short trials after every cut, of which the
+            first one takes that of ``training``; None: only if ``training`` is not given. Not with
+            ``fresh``.
         search_training: How the network trains in the search; by default as ``training``.
         teacher: The network whose outputs fine-tuning distils in addition to the loss; ``None``; or
             ``"full"``, a copy of the original network, which is used if the loss takes a softmax of
@@ -136,8 +141,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         evaluate: Returns measures of the network to add to the events; called in evaluation mode,
             without gradients.
         log: Called with each event, a dictionary; or an object with ``log(dict)``, which gets the
-            event's numbers. ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
-            ``"stop"``.
+            event's numbers. ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal,
+            ``"rate"`` for a learning rate that was found, or ``"stop"``.
         checkpoint: A file written after each event. If it exists, the run resumes from it, with the
             same result as without the interruption; pass the full network again then. With a
             search, the stages after it use a second file with ``-tuning`` appended to the name.
@@ -191,6 +196,12 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
             "a search scores the channels once, and several rounds need scores of their own: give "
             "one round, or no search."
         )
+    if find_lr and fresh is not None:
+        raise RamifyError(
+            "find_lr finds the learning rate for a network that keeps its weights, and with fresh "
+            "it is trained from scratch: leave one of them out."
+        )
+    finds = find_lr or (find_lr is None and training is None and fresh is None)
     training = training or tuning()
     with distributed.together():
         check_shrink(model, inputs, search, cutting)
@@ -198,7 +209,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         teacher = None if teacher == "full" and search is not None else teacher
         taught = _tuning_loss(model, loss, plain, teacher, temperature)
         sample, judges = _samples(model, loss, plain, calibration, held)
-        job = _Job(loss, plain, cutting, sample, judges, fresh, sensitivity)
+        job = _Job(loss, plain, cutting, sample, judges, fresh, sensitivity, finds)
         before: list[Event] = []
         scores: Scores | None = None
         # The search, unless a later stage has already begun.
@@ -286,6 +297,7 @@ class _Job:
     held: list[Any] | None
     fresh: Callable[[], nn.Module] | None
     sensitivity: bool
+    find_lr: bool
 
     def cut(
         self, loop: Loop, graph: ChannelGraph, scores: Scores | None, round_: int
@@ -351,6 +363,8 @@ def _next(
         distributed.check_ranks(graph.model)
         place = {"round": round_, "step": journal.step, "passes": 0}
         journal.write("edit", place | {"budget": limits["budget"]} | event)
+    elif job.find_lr and not loop.through() and journal.history[-1]["event"] == "edit":
+        journal.write("rate", {"round": journal.round, "step": journal.step} | _rate(loop, job))
     elif not loop.through():
         loop.train_round(graph)
     else:
@@ -360,6 +374,25 @@ def _next(
         measures = loop.measures(graph.model)
         loop.stop("rounds", limits | measures | costs(graph))
     return graph
+
+
+def _rate(loop: Loop, job: _Job) -> Event:
+    """Find the learning rate of a fine-tuning, and set it."""
+    found = tuning_rate(
+        loop.subject.model,
+        job.loss,
+        loop.loss,
+        loop.data,
+        epoch=loop.journal.passes,
+        steps=loop.steps * loop.training.epochs,
+        training=loop.training,
+        sample=job.sample,
+        held=job.held or job.sample,
+    )
+    # The checkpoint holds it, too.
+    for group in loop.subject.optimizer.param_groups:
+        group["initial_lr"] = found.lr
+    return found.event()
 
 
 def _by_group(graph: ChannelGraph, job: _Job) -> Event:
