@@ -27,12 +27,15 @@ TRIALS = 7
 """The number of cuts that are measured for a budget of the loss."""
 
 HARMLESS = 0.01
-"""A cut that takes at most this share of what the model has learned is kept, and no other tried,"""
+"""The largest share of what the model has learned that a harmless cut takes. After one, no other
+selection is tried."""
 GROWN = 0.25
-"""unless it raises the loss by more than this share of itself, as in a precise regression,"""
+"""A cut that raises the loss by more than this share of itself is not harmless either, as in a
+precise regression, if the rise is clear."""
 CLEAR = 4.0
-"""and by more than this many standard errors: a classifier that is sure of almost all samples has a
-small loss too, but that of a few samples, on which no selection can be told from another."""
+"""The number of standard errors of a clear rise. A classifier that is sure of almost all samples
+has a small loss too, but a few samples make it up, and they cannot tell one selection from another.
+"""
 
 
 class _Tried(NamedTuple):
