@@ -37,13 +37,14 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
     bounds = settings.bounds()
     _, ceilings = bounds.floors_and_ceilings(graph)
+    free = bounds.changeable(graph)
     if settings.depth:
         rule = settings.selection()
         check_depth(graph, bounds, rule, settings.trial, settings.rounds)
     elif _splits_alone(settings) and all(
         g.width >= ceilings.get(g.name, math.inf)
         for g in graph.groups
-        if g.can_split and g.name in bounds.changeable(graph)
+        if g.can_split and g.name in free
     ):
         named = "" if settings.groups is None else " of the groups"
         raise RamifyError(
