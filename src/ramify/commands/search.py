@@ -209,7 +209,7 @@ def _skips(settings: SearchSettings, event: Event) -> int:
 
 
 def penalty_of(settings: SearchSettings, net: Supernet, setup: Setup) -> ExpectedCost | None:
-    """The expected latency (3.1.4), from a table that is measured once and kept in the folder."""
+    """The expected latency (RARTS thesis, section 3.1.4), from a table kept in the run folder."""
     if not settings.latency_weight:
         return None
     inputs = setup.inputs()

@@ -15,7 +15,7 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Drop
 from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import blocks_edited
-from ramify.errors import RamifyError
+from ramify.errors import OutOfReach, RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
 from ramify.refit.by_block import block_sensitivity
@@ -74,10 +74,10 @@ def shortened_within(
         The best result; without any drop if cutting widths alone loses least.
 
     Raises:
-        RamifyError: the budget is out of reach with and without drops.
+        OutOfReach: the budget is out of reach with and without drops.
     """
     best: Shortened[T] | None = None
-    refused: RamifyError | None = None
+    refused: OutOfReach | None = None
     worse = 0
     resource = next((name for name in budget if name in RESOURCES), "macs")
     for drops in itertools.chain([[]], _growing(graph, loss, sample, resource, refit)):
@@ -85,7 +85,7 @@ def shortened_within(
             with _without(graph, drops, loss, sample, refit) as (shorter, state):
                 left, known = cut(shorter)
                 inside = _is_within(shorter, budget)
-        except RamifyError as error:
+        except OutOfReach as error:
             refused = refused or error
             continue
         if best is None or left < best.loss:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from ramify import distributed
@@ -19,31 +15,25 @@ from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss, checked_loss, each_batch
-from ramify.refit import CutReport
-from ramify.refit import cut as refitted_cut
-from ramify.refit import sensitivity as sensitivity_of
 from ramify.refit.budget_shares import in_numbers
-from ramify.refit.choosing import Floor, floors, matching
+from ramify.refit.choosing import Floor
 from ramify.refit.outcome import Accept
 from ramify.relax import Pairs
 from ramify.relax.distillation import distilled, takes_softmax
 from ramify.select import Rule
 from ramify.select.rounding import Multiple
 from ramify.store.checkpoint import read_checkpoint
-from ramify.store.model import recipe_of
 from ramify.tracing import ChannelGraph, trace
-from ramify.tracing.recorder import evaluating, tensors_of, untouched
-from ramify.train.cut_rounds import Cutting
+from ramify.tracing.recorder import evaluating, untouched
+from ramify.train.cut_rounds import CutRounds, Cutting
 from ramify.train.epoch import Training
-from ramify.train.fresh_networks import scratch
 from ramify.train.history import Event
 from ramify.train.logs import Log
 from ramify.train.loop import Evaluate, Grown, Loop, begin
 from ramify.train.norm_statistics import recompute_statistics
 from ramify.train.passes import Data, Epoch
-from ramify.train.rounds import Choice, costs, edit_event
+from ramify.train.rounds import costs
 from ramify.train.scored import Scores, check_search, plain_batches, search_widths
-from ramify.train.tuning_rate import tuning_rate
 from ramify.train.width_search import WidthSearch
 
 SAMPLES = 256
@@ -209,7 +199,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         teacher = None if teacher == "full" and search is not None else teacher
         taught = _tuning_loss(model, loss, plain, teacher, temperature)
         sample, judges = _samples(model, loss, plain, calibration, held)
-        job = _Job(loss, plain, cutting, sample, judges, fresh, sensitivity, finds)
+        job = CutRounds(loss, plain, cutting, sample, judges, fresh, sensitivity, finds)
         before: list[Event] = []
         scores: Scores | None = None
         # The search, unless a later stage has already begun.
@@ -286,77 +276,15 @@ def check_shrink(
     cutting.check(graph)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The settings of every cut in a run."""
-
-    loss: Loss
-    data: Data
-    cutting: Cutting
-    sample: list[Any]
-    held: list[Any] | None
-    fresh: Callable[[], nn.Module] | None
-    sensitivity: bool
-    find_lr: bool
-
-    def cut(
-        self, loop: Loop, graph: ChannelGraph, scores: Scores | None, round_: int
-    ) -> tuple[ChannelGraph, Event]:
-        """Cut once.
-
-        Returns:
-            The graph of the cut network, and the event for the history.
-        """
-        cutting, reports = self.cutting, list[CutReport]()
-        before, least = _seen(loop, graph), floors(graph, cutting.keep)
-        with warnings.catch_warnings():  # the event holds them
-            warnings.simplefilter("ignore", UserWarning)
-            graph = refitted_cut(
-                graph,
-                self.loss,
-                self.sample,
-                budget=cutting.within(graph, round_),
-                accept=cutting.accept,
-                rule=cutting.rule,
-                method=scores or cutting.method,
-                refit=cutting.refit,
-                keep=cutting.keep,
-                multiple_of=cutting.multiple_of,
-                alike=cutting.alike,
-                groups=cutting.groups,
-                raw=cutting.raw,
-                depth=cutting.depth,
-                held=self.held,
-                optimizer=loop.subject.optimizer,
-                followers=loop.subject.followers,
-                log=reports.append,
-            )
-        # By the names of groups after blocks were removed.
-        before["widths"] = {name: old for name, (old, _) in reports[0].widths.items()}
-        after = _seen(loop, graph)
-        if (latency := reports[0].latency) is not None:
-            before["latency"], after["latency"] = latency
-        event = _described(graph, reports[0], before, after)
-        if self.fresh is not None:  # the cut itself has been measured by now
-            _refresh(graph.model, self.fresh)
-        return graph, event | {"floors": least}
-
-
-def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
-    """Widths, cost and measures of the present network."""
-    measures = loop.measures(graph.model)
-    return {"widths": {g.name: g.width for g in graph.groups}} | costs(graph) | measures
-
-
 def _next(
-    loop: Loop, graph: ChannelGraph, job: _Job, scores: Scores | None, limits: Event
+    loop: Loop, graph: ChannelGraph, job: CutRounds, scores: Scores | None, limits: Event
 ) -> ChannelGraph:
     """The next step of the run: a cut, the rest of a fine-tuning, or the end."""
     journal = loop.journal
     first = all(event["event"] != "edit" for event in journal.history)
-    if job.sensitivity and not journal.history:
+    if job.with_sensitivity and not journal.history:
         place: Event = {"round": 0, "step": 0, "passes": 0}
-        journal.write("sensitivity", place | _by_group(graph, job))
+        journal.write("sensitivity", place | job.by_group(graph))
     elif first or (journal.round < loop.rounds and loop.through()):
         round_ = 0 if first else journal.round + 1
         graph, event = job.cut(loop, graph, scores, round_)
@@ -364,7 +292,7 @@ def _next(
         place = {"round": round_, "step": journal.step, "passes": 0}
         journal.write("edit", place | {"budget": limits["budget"]} | event)
     elif job.find_lr and not loop.through() and journal.history[-1]["event"] == "edit":
-        journal.write("rate", {"round": journal.round, "step": journal.step} | _rate(loop, job))
+        journal.write("rate", {"round": journal.round, "step": journal.step} | job.rate(loop))
     elif not loop.through():
         loop.train_round(graph)
     else:
@@ -374,71 +302,6 @@ def _next(
         measures = loop.measures(graph.model)
         loop.stop("rounds", limits | measures | costs(graph))
     return graph
-
-
-def _rate(loop: Loop, job: _Job) -> Event:
-    """Find the learning rate of a fine-tuning, and set it."""
-    found = tuning_rate(
-        loop.subject.model,
-        job.loss,
-        loop.loss,
-        loop.data,
-        epoch=loop.journal.passes,
-        steps=loop.steps * loop.training.epochs,
-        training=loop.training,
-        sample=job.sample,
-        held=job.held or job.sample,
-    )
-    # The checkpoint holds it, too.
-    for group in loop.subject.optimizer.param_groups:
-        group["initial_lr"] = found.lr
-    return found.event()
-
-
-def _by_group(graph: ChannelGraph, job: _Job) -> Event:
-    """The loss against the share cut, group by group, as plain values."""
-    names = None if job.cutting.groups is None else matching(graph, job.cutting.groups)
-    found = sensitivity_of(graph, job.loss, job.sample, groups=names, held=job.held)
-    groups: dict[str, list[list[float]]] = {name: [] for name in found.widths}
-    for row in found.rows:
-        groups[row.group].append([row.share, row.loss])
-    return {"loss": found.loss, "groups": groups}
-
-
-def _described(
-    graph: ChannelGraph, report: CutReport, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> Event:
-    """The event of a cut: the edit, the predicted loss, and the refit."""
-    taken = set(report.edits)
-    chosen = [proposal for proposal in report.proposals if proposal.edit in taken]
-    losses = ({"loss": report.loss_before}, {"loss": report.loss_after})
-    before, after = ({**seen, **loss} for seen, loss in zip((before, after), losses, strict=True))
-    event = edit_event(graph, report.proposals, Choice(chosen), before, after)
-    known = math.isfinite(report.predicted)
-    return event | {
-        "predicted_gain": -report.predicted if known else None,
-        "held": report.held,
-        "warnings": list(report.warnings),
-        "drops": [str(drop.block) for drop in report.drops],
-        "refitted": [
-            {
-                "name": one.name,
-                # A reader that lost no inputs has no λ, and NaN is not valid JSON.
-                "strength": one.strength if math.isfinite(one.strength) else None,
-                "before": one.before,
-                "after": one.after,
-            }
-            for one in report.refitted
-        ],
-    }
-
-
-def _refresh(model: nn.Module, fresh: Callable[[], nn.Module]) -> None:
-    """Reinitialise the weights of a cut network."""
-    drawn = tensors_of(scratch(fresh, recipe_of(model)))
-    with torch.no_grad():
-        for name, tensor in tensors_of(model).items():
-            tensor.copy_(drawn[name])
 
 
 def _samples(
