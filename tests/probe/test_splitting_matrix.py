@@ -182,6 +182,7 @@ class AtMost(nn.Module):
     [
         nn.ReLU(),
         nn.LeakyReLU(0.2),
+        nn.RReLU(0.1, 0.5),
         nn.ReLU6(),
         nn.Hardtanh(-0.5, 0.7),
         nn.PReLU(),
@@ -193,7 +194,7 @@ class AtMost(nn.Module):
 )
 def test_surrogates_keep_value_and_slope(activation: nn.Module) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)).double()
+    net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)).double().eval()
     batch = (3 * torch.randn(30, 4).double(), torch.randint(0, 3, (30,)))
     graph = ramify.trace(net, batch[0][:2])
     _, operators = splitting_operators(graph, per_sample, [batch], 3.0)

@@ -27,7 +27,7 @@ from ramify.tracing.recorder import Op, Ref, Tape, aliases_of, leaves_of_kind
 _ACTIVATIONS = RELUS | {
     f"aten::{name}" for name in "gelu silu tanh leaky_relu elu hardtanh".split()
 }
-_KEEPS = MOVES | {"aten::dropout", "aten::native_dropout"}
+_KEEPS = MOVES | {"aten::dropout"}
 _WORK = ("conv", "linear", "matmul", "attention")
 _PLAIN = RELUS | NORMS.keys() | MOVES | {"aten::convolution", "aten::addmm", "aten::mm"}
 """The operations of a plain block of which a copy can become an identity."""

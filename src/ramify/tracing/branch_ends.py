@@ -31,7 +31,7 @@ _KEEPS_ZERO = (
     | MULTIPLIES
     | RELUS
     | {f"aten::{name}" for name in "gelu silu silu_ tanh tanh_ leaky_relu dropout roll neg".split()}
-    | {f"aten::{name}" for name in "native_dropout constant_pad_nd mean sum avg_pool2d".split()}
+    | {f"aten::{name}" for name in "constant_pad_nd mean sum avg_pool2d".split()}
 )
 """Operations of one activation that map zeros to zeros."""
 

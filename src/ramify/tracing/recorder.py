@@ -32,6 +32,7 @@ from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, recurrent_layers_written_out, set_attribute
 from ramify.tracing.module_calls import ModuleCall, ModuleCalls
+from ramify.tracing.random_factors import WRITTEN_OUT
 from ramify.tracing.walk import modules_of, parameters_and_buffers, walked_once
 from ramify.tracing.walk import tensors_of as tensors_of
 from ramify.tracing.writes import Execute, Writes
@@ -290,6 +291,9 @@ class Recorder(TorchDispatchMode):
         if _is_composite(func):  # in inference mode, torch does not decompose it before
             with self:
                 return func.decompose(*args, **kwargs)
+        if (written_out := WRITTEN_OUT.get(func)) is not None:
+            with self:
+                return written_out(*args, **kwargs)
         func = _PLAIN.get(func, func)
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self.modules.running)

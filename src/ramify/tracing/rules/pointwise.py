@@ -10,10 +10,10 @@ from ramify.tracing.traced_op import TracedOp
 
 @aten_rule(
     *(
-        "add clone _to_copy copy copy_ where masked_fill masked_fill_ lerp lerp_ native_dropout "
+        "add clone _to_copy copy copy_ where masked_fill masked_fill_ lerp lerp_ "
         "bernoulli bernoulli_ fill fill_ zero_ zero normal_ uniform_ random_ exponential_ "
-        "detach detach_ alias lift_fresh contiguous _prelu_kernel rrelu_with_noise "
-        "rrelu_with_noise_ dropout_ nan_to_num _conj resolve_conj real angle abs_ gelu_ mish_ "
+        "detach detach_ alias lift_fresh contiguous _prelu_kernel dropout_ "
+        "nan_to_num _conj resolve_conj real angle abs_ gelu_ mish_ "
         "hardswish hardswish_ threshold_ log_sigmoid_forward floor_divide floor_divide_ copysign_ "
         "heaviside_ eq_ ne_ lt_ le_ gt_ ge_ poisson complex polar _add_relu _masked_scale"
     ).split()
