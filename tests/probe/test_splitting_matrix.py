@@ -177,6 +177,21 @@ class AtMost(nn.Module):
         return x.clamp_max(0.5)
 
 
+class Larger(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, torch.zeros_like(x))
+
+
+class Smaller(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(x.new_tensor(0.5), x)
+
+
+class Between(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=torch.tensor(-0.5), max=torch.tensor(0.5))
+
+
 @pytest.mark.parametrize(
     "activation",
     [
@@ -189,6 +204,9 @@ class AtMost(nn.Module):
         nn.Hardsigmoid(),
         nn.Softshrink(0.4),
         AtMost(),
+        Larger(),
+        Smaller(),
+        Between(),
     ],
     ids=lambda module: type(module).__name__,
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Slope: TypeAlias = float | Tensor
-Kinks: TypeAlias = tuple[Slope, list[tuple[float, Slope]]]
+Kinks: TypeAlias = tuple[Slope, list[tuple[Slope, Slope]]]
 """Slope at minus infinity, and (place, jump of the slope) of each kink."""
 
 
@@ -29,16 +29,30 @@ def _threshold(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
     return (0.0, [(place, 1.0)]) if place == below else None  # else the value jumps
 
 
-def _between(args: Sequence[Any], kwargs: Mapping[str, Any], low: Any, high: Any) -> Kinks:
+def _between(args: Sequence[Any], kwargs: Mapping[str, Any], low: Any, high: Any) -> Kinks | None:
     low = _argument(args, kwargs, 1, "min", low)
     high = _argument(args, kwargs, 2, "max", high)
-    steps = [(float(low), 1.0)] if isinstance(low, (int, float)) else []
+    if not (_is_constant(args[0], low) and _is_constant(args[0], high)):
+        return None
+    steps: list[tuple[Slope, Slope]] = [] if low is None else [(low, 1.0)]
     start = 0.0 if steps else 1.0
-    steps += [(float(high), -1.0)] if isinstance(high, (int, float)) else []
-    return start, [*steps]
+    steps += [] if high is None else [(high, -1.0)]
+    return start, steps
 
 
-def _clamp_max(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks:
+def _is_constant(x: Tensor, bound: Any) -> bool:
+    """Whether a bound is a number, or a tensor without a gradient that broadcasts to `x`."""
+    if not isinstance(bound, Tensor):
+        return True
+    broadcast = torch.broadcast_shapes(x.shape, bound.shape)
+    return not bound.requires_grad and broadcast == x.shape
+
+
+def _clamp_min(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
+    return _between([args[0], args[1]], kwargs, None, None)
+
+
+def _clamp_max(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
     return _between([args[0], None, args[1]], kwargs, None, None)
 
 
@@ -63,9 +77,11 @@ _KINKS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kinks | None]] = 
     "threshold": _threshold,
     "hardtanh": lambda args, kwargs: _between(args, kwargs, -1.0, 1.0),
     "clamp": lambda args, kwargs: _between(args, kwargs, None, None),
-    "clamp_min": lambda args, kwargs: _between(args, kwargs, None, None),
+    "clamp_min": _clamp_min,
     "clamp_max": _clamp_max,
     "softshrink": _softshrink,
+    "maximum": _clamp_min,
+    "minimum": _clamp_max,
 }
 
 

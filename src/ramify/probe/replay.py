@@ -134,6 +134,8 @@ _DECOMPOSITIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+_SYMMETRIC = ("aten::maximum", "aten::minimum")
+"""Operations with a kink whose arguments may be exchanged."""
 _MAX_POOLS: dict[str, Callable[..., Tensor]] = {
     f"aten::max_pool{n}d_with_indices": pool
     for n, pool in ((1, avg_pool1d), (2, avg_pool2d), (3, avg_pool3d))
@@ -169,6 +171,8 @@ def _execute(
     if slopes and op.name in _MAX_POOLS:
         return _spread_pool(op, args, kwargs)
     with_slope = softened if slopes else smoothed
+    if op.name in _SYMMETRIC and not args[0].requires_grad:
+        args = [args[1], args[0]]
     kinks = kinks_of(op.name, args, kwargs) if beta is not None else None
     if kinks is None or beta is None or not args[0].requires_grad:
         return op.func(*args, **kwargs)
