@@ -26,6 +26,7 @@ from ramify.probe.loss import Loss, first_complex, mean_loss
 from ramify.refit.at_chance import constant_loss
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
+from ramify.refit.cut_warnings import nothing_cut, warnings_of
 from ramify.refit.depth_choice import shortened_within
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import (
@@ -44,8 +45,6 @@ from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
 from ramify.tracing.text_table import text_table
 
-NARROW = 0.1
-"""A warning names the layers that keep no more than this share."""
 _SILENT = (
     "the loss does not change to first order with any channel, as when a network is compared with "
     "its own outputs, and says nothing of what each is worth"
@@ -281,9 +280,10 @@ def cut(  # noqa: PLR0913
         expected = math.nan if log is None else lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
-        said += _guard(shapes, start, outcome.loss, constant, refit) + _nothing_cut(
-            sizes, bool(outcome.edits or drops)
-        )
+        said += [
+            *warnings_of(shapes, start, outcome.loss, constant, refit),
+            *nothing_cut(sizes, bool(outcome.edits or drops)),
+        ]
         _warn(said)  # before the edit, since a warning may be turned into an error
         if outcome.edits:
             before_writing()
@@ -467,51 +467,3 @@ def _check_depth(budget: Mapping[str, Any] | None, accept: Accept | None, keep: 
             "names of groups change as blocks go, so that keep= cannot go by name with depth=True: "
             "give one share or width for all"
         )
-
-
-def _guard(
-    shapes: Mapping[str, tuple[int, int]],
-    before: float,
-    after: float,
-    constant: float,
-    refit: bool,
-) -> list[str]:
-    """The warnings of a cut, in whole sentences."""
-    said = []
-    narrow = [n for n, (old, new) in shapes.items() if new < old and _nearly_gone(old, new)]
-    if narrow:
-        names = ", ".join(f"'{name}' ({shapes[name][0]} to {shapes[name][1]})" for name in narrow)
-        said.append(
-            f"{names} lost 90 % of the channels or more, or all but one: raise keep= if "
-            "fine-tuning does not recover the network"
-        )
-    if before >= 0.98 * constant:
-        said.append(
-            f"the model had a loss of {before:.4g} before the cut, and one that does not look at "
-            f"its input has {constant:.4g}: it is not trained, or the inputs are not prepared or "
-            "the classes not numbered as they were in its training"
-        )
-    elif after >= before + 0.9 * (constant - before) and after > before:
-        more = "" if refit else "refit=True, "
-        said.append(
-            f"the cut model has a loss of {after:.4g}, and one that does not look at its input has "
-            f"{constant:.4g}: it is at chance; try a larger budget, {more}more samples to refit "
-            "on, or several cuts with fine-tuning between them"
-        )
-    return said
-
-
-def _nearly_gone(old: int, new: int) -> bool:
-    """Whether so few channels of a layer are left that it may carry no information."""
-    return new <= NARROW * old or (new == 1 and old > 2)
-
-
-def _nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
-    """The message that nothing was cut, since the model is within its latency budget."""
-    most = (sizes or {}).get("latency")
-    if most is None or cut:
-        return []
-    return [
-        "nothing was cut, since the network is within the budget as it is, of "
-        f"{in_digits(most)} ms on the inputs of the trace"
-    ]
