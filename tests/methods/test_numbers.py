@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import ramify
 from ramify import RamifyError
+from ramify.methods import Auto
 from ramify.refit.takeover import Takeover
 
 METHODS = [
@@ -99,3 +100,31 @@ def test_neurons_of_data_in_another_unit_are_the_same(size: float) -> None:
     model[0].weight.data /= size
     found = ramify.GradMax(lr=1.0).propose(graph, loss, [(size * x.double(), y)])
     assert len(found) == len(wanted)
+
+
+class Pooled(nn.Module):
+    """Mean and standard deviation over time, as in networks that recognise speakers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv1d(4, 6, 3), nn.Conv1d(6, 5, 1)
+        self.c = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu()).relu()
+        out: Tensor = self.c(torch.cat([x.mean(2), x.std(2)], 1))
+        return out
+
+
+def test_new_neurons_leave_out_a_layer_whose_deviation_is_pooled() -> None:
+    x, y = torch.randn(20, 4, 9), torch.randint(0, 3, (20,))
+    graph = ramify.trace(Pooled(), x[:2])
+    assert graph["b"].can_split
+    for method in (ramify.GradMax(), Auto()):
+        names = {
+            p.edit.group for p in method.propose(graph, loss, [(x, y)]) if 0.0 in p.edit.weights
+        }
+        assert names == {"a"}
+    with pytest.raises(RamifyError, match="'b' cannot get new neurons .* not finite"):
+        ramify.GradMax(groups=("b",)).propose(graph, loss, [(x, y)])

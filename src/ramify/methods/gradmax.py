@@ -34,6 +34,14 @@ LARGEST = 2**26
 """Entries of the largest matrix kept for a group: half a GiB."""
 NEGLIGIBLE = 1e-5
 """Singular values and effects below this share of the largest count as rounding error."""
+_INFINITE = (
+    "the gradient to new neurons is not finite: activations are too large for their dtype; "
+    "scale the data, or use a dtype with a wider range"
+)
+
+
+class _NotFinite(Exception):
+    """The effect of a new neuron is not finite."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ class GradMax:
     factor of a gated perceptron, queries and keys of a head, a layer that reads its own output. The
     other kernels are then found as before, but M depends on the channel, so such a group gets one
     neuron per call. Groups whose channels are read by no weight, those whose M has more than 2²⁶
-    entries, and those whose kernels may not be zero (weight norm divides by their norm) are left
-    out.
+    entries, and those whose kernels may not be zero (weight norm divides by their norm, and a
+    pooled standard deviation has an infinite slope at zero) are left out.
 
     `gain` is the first-order decrease of the mean loss by **one gradient step** of the outgoing
     weights at the learning rate `lr`, :math:`\eta \lVert \partial L / \partial w \rVert^2`, at the
@@ -172,15 +180,20 @@ class GradMax:
         graph = known.graph
         able = {t.group.name: t for t in targets(graph) if t.group.consumers}
         wanted = able if self.groups is None else [graph[name].name for name in self.groups]
-        found = []
+        found, infinite = [], False
         for name in wanted:
             start = None
             if name in able and _entries(graph, able[name]) <= LARGEST:
-                start = _freed(known, _first(graph, able[name]), self.surrogate)
+                try:
+                    start = _freed(known, _first(graph, able[name]), self.surrogate)
+                except _NotFinite:
+                    infinite = True
             if start is not None:
                 found.append(start)
             elif self.groups is not None:
                 raise RamifyError(_refusal(graph, able.get(name), graph[name]))
+        if infinite and not found:
+            raise RamifyError(_INFINITE)
         return found
 
     def _neurons(self, graph: ChannelGraph, start: Start, matrix: Tensor) -> list[Split]:
@@ -257,7 +270,15 @@ def _matrix(known: OutputGradients, start: Start, beta: float | None) -> Tensor:
 
 
 def _freed(known: OutputGradients, start: Start, beta: float | None) -> Start | None:
-    """The start with the rows free that have a first-order effect there; None if there are none."""
+    """The start with the rows free that have a first-order effect there.
+
+    Returns:
+        The start; None if no row has such an effect.
+
+    Raises:
+        _NotFinite: an effect is infinite, as where the standard deviation of a channel is pooled,
+            whose slope is infinite for a channel that is constant.
+    """
     while any(bool(free.any()) for free in start.free.values()):
         rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
         try:
@@ -266,6 +287,8 @@ def _freed(known: OutputGradients, start: Start, beta: float | None) -> Start | 
             return None
         effects = [matrix.times(name, _probe(start, name, k)).abs().sum() for name, k in rows]
         [sizes] = distributed.all_sum([torch.stack(effects)])
+        if not bool(sizes.isfinite().all()):
+            raise _NotFinite
         least = NEGLIGIBLE * float(sizes.max())
         dead = [row for row, size in zip(rows, sizes.tolist(), strict=True) if size <= least]
         if not dead:
@@ -294,10 +317,7 @@ def _leading(matrix: Tensor, most: int) -> Tensor:
     # Squares of large or small entries would overflow or underflow.
     largest = matrix.abs().amax()
     if not bool(torch.isfinite(largest)):
-        raise RamifyError(
-            "the gradient to new neurons is not finite: activations are too large for their dtype; "
-            "scale the data, or use a dtype with a wider range"
-        )
+        raise RamifyError(_INFINITE)
     matrix = matrix / torch.where(largest > 0, largest, torch.ones_like(largest))
     values, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
     values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
@@ -327,6 +347,6 @@ def _refusal(graph: ChannelGraph, target: Target | None, group: ChannelGroup) ->
     else:
         reason = (
             f"on the first batch no kernel of {', '.join(group.producers)} has a first-order "
-            "effect on the loss, or the loss is not finite where they are zero"
+            "effect on the loss, or the loss or its gradient is not finite where they are zero"
         )
     return f"'{group.name}' cannot get new neurons by GradMax: {reason}; leave it out of `groups`"
