@@ -270,8 +270,10 @@ class ReadChanges:
             )
         if len(rows) > 1 or (not rows and samples > 1):
             raise RamifyError(
-                f"a layer that reads '{name}' mixes the samples, so that the effect on one sample "
-                "is not known: let every tensor of a batch have the samples first"
+                f"a layer that reads '{name}' mixes the samples, or takes only some of them as an "
+                "expert does, so that the effect on one sample is not known: let every tensor of a "
+                "batch have the samples first, or use a method that does not tell samples apart, "
+                "such as ramify.Auto"
             )
 
 
