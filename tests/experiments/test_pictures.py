@@ -57,8 +57,16 @@ def test_every_split_of_five_is_tried_on_a_copy(task, grown):
     assert len({trial.decrease for trial in trials}) == 5
     for name, value in grown.five.state_dict().items():
         assert torch.equal(value, before[name])
-    picture = prototype_figure.splits(grown, trials)
+    picture = prototype_figure.splits(grown, {0: trials})
+    assert len(picture.axes) == 1
     assert len(picture.axes[0].artists) == 5
+    several = prototype_figure.splits(grown, {0: trials, 1: trials})
+    assert len(several.axes[1].lines) == 2 * 2  # points and a line for each seed
+
+
+def test_the_correlation_is_1_where_the_eigenvalue_predicts_the_decrease():
+    trials = [prototype.Trial(channel, -index, 3 * index) for channel, index in enumerate((1, 2, 5))]
+    assert prototype.correlation(trials) == pytest.approx(1)
 
 
 def test_the_tree_has_a_node_for_every_split_and_every_leaf(grown):
@@ -183,9 +191,9 @@ def test_the_command_of_the_prototypes_goes_on_where_it_was_killed(tmp_path, mon
     torch.manual_seed(0)
     data = dataset(1, 28, 28)
     monkeypatch.setattr(prototype_command, "load", lambda name: data)
-    given = ["--prototypes", "5", "--epochs", "1", "--out"]
+    given = ["--prototypes", "5", "--epochs", "1", "--seeds", "2", "--out"]
     prototype_command.main([*given, str(tmp_path / "whole")])
-    assert "decrease after training" in " ".join(capsys.readouterr().out.split())
+    assert "decrease of the loss after training" in " ".join(capsys.readouterr().out.split())
     stopped, trained = str(tmp_path / "stopped"), prototype._trained_loss
     times: list[object] = []
 
@@ -197,11 +205,16 @@ def test_the_command_of_the_prototypes_goes_on_where_it_was_killed(tmp_path, mon
         patched.setattr(prototype, "_trained_loss", third)
         with pytest.raises(Killed):
             prototype_command.main([*given, stopped])
-    monkeypatch.setattr(prototype, "grow", killed)
     monkeypatch.setattr(prototype, "_trained_loss", lambda *g: times.append(g) or trained(*g))
     prototype_command.main([*given, stopped])
-    assert len(times) == 3 + 4  # alone and the first split were there, four splits were not
+    # alone and the first split were there, four splits and the second seed were not
+    assert len(times) == 3 + 4 + 6
+    monkeypatch.setattr(prototype, "grow", killed)  # nothing is grown again
+    prototype_command.main([*given, stopped])
+    assert len(times) == 3 + 4 + 6
     whole = files(tmp_path / "whole")
     assert set(whole) == {"tree.png", "splits.png", "results.json", "results.md"}
     assert files(tmp_path / "stopped") == whole
-    assert len(json.loads(whole["results.json"])["trials"]) == 5
+    held = json.loads(whole["results.json"])
+    assert [len(trials) for trials in held["trials"].values()] == [5, 5]
+    assert set(held["correlation"]) == {"0", "1"}

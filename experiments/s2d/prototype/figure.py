@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from experiments.s2d.prototype.study import Grown, Trial
+from experiments.s2d.prototype.study import Grown, Trial, correlation
 from ramify.report.lineage import Lineage, lineages
 
 SIDE = 28  # pixels of an image each way
@@ -88,26 +89,44 @@ def _thumbnail(axes: Axes, image: Tensor, spot: tuple[float, float]) -> None:
     axes.add_artist(AnnotationBbox(picture, spot, pad=0.1, bboxprops={"edgecolor": LINE}))
 
 
-def splits(grown: Grown, trials: list[Trial]) -> Figure:
+def splits(grown: Grown, trials: Mapping[int, Sequence[Trial]]) -> Figure:
     """The eigenvalue of each of five prototypes, and the decrease of the loss by splitting it.
 
     Args:
-        grown: the run.
-        trials: with one split each.
+        grown: the run of the first seed.
+        trials: seed -> one split of each prototype.
 
     Returns:
-        One panel; each point is the image of its prototype.
+        A panel of the first seed, where each point is the image of its prototype; with several
+        seeds, also a panel of all points, with a line for each seed.
     """
+    seed, first = next(iter(trials.items()))
+    panels = 1 if len(trials) == 1 else 2
     with mpl.rc_context({"font.size": 8.5, "text.color": INK, "axes.labelcolor": INK}):
-        figure = Figure(figsize=(5, 3.4), layout="constrained")
-        axes = figure.subplots()
-        for trial in trials:
-            image = grown.images[len(trials) - 1][trial.channel]
-            _thumbnail(axes, image, (trial.index, trial.decrease))
-        axes.update_datalim([(trial.index, trial.decrease) for trial in trials])
-        axes.margins(0.2)
-        axes.autoscale_view()
-        axes.set_xlabel("smallest eigenvalue of the splitting matrix")
-        axes.set_ylabel("decrease of the loss after training on")
-        axes.spines[["top", "right"]].set_visible(False)
+        figure = Figure(figsize=(4.8 * panels, 3.6), layout="constrained")
+        images, *others = figure.subplots(1, panels, squeeze=False)[0]
+        for trial in first:
+            image = grown.images[len(first) - 1][trial.channel]
+            _thumbnail(images, image, (trial.index, trial.decrease))
+        images.update_datalim([(trial.index, trial.decrease) for trial in first])
+        images.margins(0.2)
+        images.autoscale_view()
+        images.set_title(f"seed {seed}: r = {correlation(first):.2f}", loc="left")
+        for axes in others:
+            _every_seed(axes, trials)
+        for axes in (images, *others):
+            axes.set_xlabel("smallest eigenvalue λ of the splitting matrix")
+            axes.set_ylabel("decrease of the loss after training on")
+            axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _every_seed(axes: Axes, trials: Mapping[int, Sequence[Trial]]) -> None:
+    """The points of every seed, and the line of least squares through them."""
+    for held in trials.values():
+        x, y = zip(*((trial.index, trial.decrease) for trial in held), strict=True)
+        (points,) = axes.plot(x, y, "o", ms=4)
+        slope, level = statistics.linear_regression(x, y)
+        ends = min(x), max(x)
+        axes.plot(ends, [level + slope * end for end in ends], color=points.get_color(), lw=1)
+    axes.set_title(f"all {len(trials)} seeds, one colour each", loc="left")

@@ -6,7 +6,8 @@ Shapes: S images, D pixels of an image, M prototypes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -178,6 +179,19 @@ def try_splits(task: Task, five: PrototypeNet, stage: Stage = once) -> list[Tria
         loss = stage(f"split-{channel}", partial(_trained_loss, task, model))
         trials.append(Trial(channel, proposal.splitting_index, alone - loss))
     return trials
+
+
+def correlation(trials: Sequence[Trial]) -> float:
+    """Pearson's correlation between minus the eigenvalue and the decrease.
+
+    Args:
+        trials: at least two.
+
+    Returns:
+        A number in [-1, 1]; near 1 if the eigenvalue predicts the decrease.
+    """
+    indices, decreases = zip(*((-trial.index, trial.decrease) for trial in trials), strict=True)
+    return statistics.correlation(indices, decreases)
 
 
 def _trained_loss(task: Task, model: PrototypeNet) -> float:
