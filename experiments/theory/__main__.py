@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments.files import png, show, write
 from experiments.resume import add_settings, finished, keep
-from experiments.theory import neurons, noise, particles
+from experiments.theory import convex, curvature, neurons, noise, particles
 from experiments.theory.figure import figure
 from experiments.theory.table import page
 
@@ -27,7 +27,8 @@ class Settings:
         draws: number of networks on which the lemma is checked.
         splits: maximum number of splits on the way to a small loss.
         chains: number of independent runs of RARTS at each learning rate.
-        steps: number of steps of a run at the largest learning rate.
+        steps: number of steps of a run at the largest learning rate, and of the convex one.
+        problems: number of least-squares problems of each rank.
     """
 
     places: int = 81
@@ -35,6 +36,7 @@ class Settings:
     splits: int = 150
     chains: int = 400
     steps: int = 1000
+    problems: int = 1000
 
 
 def parts(settings: Settings) -> dict[str, Callable[[], Any]]:
@@ -43,6 +45,8 @@ def parts(settings: Settings) -> dict[str, Callable[[], Any]]:
         "particles": lambda: particles.study(settings.places),
         "neurons": lambda: neurons.study(settings.draws, settings.splits),
         "noise": lambda: noise.study(settings.chains, settings.steps),
+        "convex": lambda: convex.study(settings.steps),
+        "curvature": lambda: curvature.study(settings.problems),
     }
 
 
@@ -50,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the missing parts, and write results.md and figure.png."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.theory",
-        description="S2D Theorem 2.5, S3D Lemma 3.2 and Theorem 3.4, RARTS Corollary 2.8.",
+        description="S2D Theorem 2.5; S3D Lemma 3.2, Theorems 3.4 and B.1; RARTS thesis, Corollaries "
+        "2.6 and 2.8; Gauss-Newton, Theorems 1 and 2.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="output folder")
     add_settings(parser, Settings())

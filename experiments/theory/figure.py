@@ -13,13 +13,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from experiments.theory.noise import EVERY
 from ramify.report.theme import LIGHT, themed
 
-FIRST, SECOND = LIGHT["accent"], "#c4641b"
-RATES = (LIGHT["accent"], "#c4641b", "#3f68c8", "#8a4fae")
+FIRST, SECOND, THIRD = LIGHT["accent"], "#c4641b", "#3f68c8"
+RATES = (FIRST, SECOND, THIRD, "#8a4fae")
 
 
 @themed
 def figure(found: Mapping[str, Any]) -> Figure:
-    """Four panels.
+    """Six panels.
 
     Args:
         found: the results of each part of the command.
@@ -27,34 +27,60 @@ def figure(found: Mapping[str, Any]) -> Figure:
     Returns:
         The figure.
     """
-    drawn = Figure(figsize=(12, 8.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14))
-    axes = drawn.subplots(2, 2)
+    drawn = Figure(figsize=(12, 12.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14))
+    axes = drawn.subplots(3, 2)
     _particles(axes[0, 0], found["particles"])
-    _lemma(axes[0, 1], found["neurons"]["lemma"])
-    _neurons(axes[1, 0], found["neurons"])
-    _noise(axes[1, 1], found["noise"])
+    _curvature(axes[0, 1], found["curvature"])
+    _lemma(axes[1, 0], found["neurons"]["lemma"])
+    _neurons(axes[1, 1], found["neurons"])
+    _convex(axes[2, 0], found["convex"])
+    _noise(axes[2, 1], found["noise"])
     return drawn
 
 
 def _particles(axes: Axes, found: Mapping[str, Any]) -> None:
     for name, color, label in (
-        ("moving", SECOND, "moving, at a point of slope"),
-        ("splitting", FIRST, "splitting, at an optimum"),
+        ("moving", SECOND, "a) moving"),
+        ("splitting", FIRST, "b) splitting"),
     ):
         rows = found[name]
         x = [row["radius"] for row in rows]
         off = [abs(1 - row["best"] / row["theorem"]) for row in rows]
-        axes.plot(x, off, "o-", color=color, label=f"best of all, {label}")
+        axes.plot(x, off, "o-", color=color, label=f"{label}: best against theorem")
         rule = [max(abs(1 - row["rule"] / row["best"]), 1e-9) for row in rows]
-        axes.plot(x, rule, "s:", mfc="white", color=color, label=f"rule against best, {label}")
+        axes.plot(x, rule, "s:", mfc="white", color=color, label=f"{label}: rule against best")
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="ε",
         ylabel="relative difference",
-        title="S2D, Theorem 2.5: decrease against −ε E‖G‖ and −ε² E min(λ, 0) / 2",
+        title="S2D, Theorem 2.5: the best decrease within ε",
     )
-    axes.legend(loc="center left", fontsize=7)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _curvature(axes: Axes, found: list[Mapping[str, Any]]) -> None:
+    ranks = [row["rank"] for row in found]
+    for row in found:
+        few = row["shares"][:100]
+        spread = row["rank"] * np.geomspace(0.9, 1.1, len(few))
+        axes.plot(spread, few, ".", color=FIRST, ms=3, alpha=0.4)
+    means = [np.mean(row["shares"]) for row in found]
+    axes.plot(ranks, means, "o-", color=FIRST, label="random displacement: mean, and draws")
+    axes.plot(ranks, np.ones(len(ranks)), "s:", color=SECOND, mfc="white", label="to a solution")
+    axes.plot(ranks, 1 / np.array(ranks), "--", color=LIGHT["soft"], lw=1, label="1 / rank")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        ylim=(1e-3, 2),
+        xticks=ranks,
+        xticklabels=ranks,
+        xlabel="rank of the Hessian",
+        ylabel="paper's curvature over the true one",
+        title="Gauss-Newton, Theorems 1 and 2",
+    )
+    axes.minorticks_off()
+    axes.legend(loc="lower left", fontsize=8)
 
 
 def _lemma(axes: Axes, pairs: list[tuple[float, float]]) -> None:
@@ -75,18 +101,39 @@ def _lemma(axes: Axes, pairs: list[tuple[float, float]]) -> None:
 def _neurons(axes: Axes, found: Mapping[str, Any]) -> None:
     for way, color in (("trained", FIRST), ("split alone", SECOND)):
         held = found[way]
-        axes.plot(held["neurons"], held["loss"], "-", color=color, lw=2, label=way)
+        axes.plot(held["neurons"], held["loss"], "-", color=color, lw=2, label=f"triplets, {way}")
     goals = found["split alone"]["allowed"]
-    losses, neurons = [float(goal) for goal in goals], list(goals.values())
-    axes.plot(neurons, losses, "^--", color=LIGHT["soft"], label="the theorem, split alone")
+    losses, neurons = [float(goal) for goal in goals], [2 * steps + 1 for steps in goals.values()]
+    axes.plot(neurons, losses, "^--", color=LIGHT["soft"], label="Theorem 3.4, split alone")
+    binary = found["binary"]
+    added = np.array(binary["neurons"]) - binary["neurons"][0] + 1
+    axes.plot(added, binary["loss"], "-", color=THIRD, lw=2, label="binary splits alone, m = 2")
+    steps = [steps + 1 for steps in binary["allowed"].values()]
+    axes.plot(steps, losses, "v--", color=THIRD, lw=1, label="Theorem B.1")
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="neurons",
+        xlabel="neurons that are added, plus 1",
         ylabel="loss",
-        title="S3D, Theorem 3.4: triplet splits, c = 3",
+        title="S3D, Theorems 3.4 (m = 3) and B.1 (m = 2), c = 3",
     )
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", fontsize=8)
+
+
+def _convex(axes: Axes, found: Mapping[str, Any]) -> None:
+    steps = np.arange(1, len(found["gap"]) + 1)
+    axes.plot(steps, found["gap"], color=FIRST, lw=2, label="measured")
+    axes.plot(
+        steps, found["bound"], "--", color=LIGHT["soft"], label="bound, proportional to 1 / t"
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="step t",
+        ylabel="gap of the Lagrangian",
+        title="RARTS thesis, Corollary 2.6 (ii)",
+    )
+    axes.legend(loc="lower left", fontsize=8)
 
 
 def _noise(axes: Axes, found: list[Mapping[str, Any]]) -> None:

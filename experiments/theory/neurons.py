@@ -1,9 +1,10 @@
-r"""S3D, Lemma 3.2 and Theorem 3.4: the loss bound by splitting matrices, number of neurons.
+r"""S3D, Lemma 3.2, Theorems 3.4 and B.1: the loss bound by splitting matrices, number of neurons.
 
 The network is :math:`f(x) = \sum_i w_i σ(⟨θ_i, x⟩)` with :math:`σ(z) = z^2 / 2 + 0.3 \sin z`, whose
 second derivative is at least h = 0.7, and the loss is half the squared error, as in Assumption 3.1.
 The theorem allows splitting any neuron with w² ≥ 1. The neuron with the largest gain has the
 largest weight, which a negative triplet doubles; so here one with the smallest weight is split.
+Theorem B.1 is for binary splits, which may halve a weight, and starts from many neurons.
 
 Shape letters: `S` points, `D` inputs, `W` neurons.
 """
@@ -23,7 +24,7 @@ from ramify import Proposal, Split
 
 CURVED = 0.7  # h
 SIGNED = 3.0  # c
-KAPPA = (SIGNED - 1) / 2  # κ₃
+KAPPA = {2: (SIGNED - 1) / (SIGNED + 1), 3: (SIGNED - 1) / 2}  # κ of m copies
 POINTS, INPUTS = 20, 6
 STEP = 0.1  # ε
 GOALS = (0.3, 0.1, 0.03, 0.01, 0.003)  # η
@@ -121,57 +122,76 @@ def settle(net: Network, data: Data) -> None:
     optimizer.step(closure)
 
 
-def _chosen(proposals: Sequence[Proposal], net: Network) -> Split:
+def _chosen(proposals: Sequence[Proposal], net: Network) -> Split | None:
     """The neuron with the smallest |w| among those with w² ≥ 1; the largest gain breaks ties."""
     weights = net.out.weight.detach()[0].abs()
     edits = [proposal.edit for proposal in proposals if isinstance(proposal.edit, Split)]
-    return min((e for e in edits if weights[e.channel] >= 1), key=lambda e: weights[e.channel])
+    allowed = (edit for edit in edits if weights[edit.channel] >= 1)
+    return min(allowed, key=lambda edit: weights[edit.channel], default=None)
 
 
-def descent(seed: int, splits: int, training: bool) -> dict[str, Any]:
-    """Triplet splits of one neuron at a time, starting from one neuron.
+def allowed_splits(data: Data, copies: int, first: float, goal: float) -> int:
+    """T of Theorem 3.4 or B.1: the splits after which the loss is at most `goal`."""
+    root = math.sqrt(least_eigenvalue(data[0]))
+    beta = 4 * max(first - goal, 0) / (KAPPA[copies] * CURVED * root)
+    return math.ceil(beta / STEP**2 * math.sqrt(POINTS / (INPUTS * goal)))
+
+
+def descent(
+    seed: int, splits: int, *, training: bool, copies: int = 3, width: int = 1
+) -> dict[str, Any]:
+    """Splits of one neuron at a time, each into the same number of copies.
 
     Args:
-        seed: of the data and the first neuron.
-        splits: their maximum number.
+        seed: of the data and the first neurons.
+        splits: their maximum number; it ends before where no neuron has w² ≥ 1.
         training: update θ between the splits.
+        copies: m, 2 or 3.
+        width: number of first neurons, with w = 1 and θ of a size that falls with their number.
 
     Returns:
         `neurons` and `loss` before the first split and after each; `share`, the decrease by each
-        split over the theorem's ε²κρ/4; `allowed`, the theorem's neurons for each of `GOALS`.
+        split over the theorem's ε²κρ/4; `allowed`, the splits of Theorem 3.4 (m = 3) or B.1 (m = 2)
+        for each of `GOALS`.
     """
     generator, data = stream(seed, "first"), data_of(seed)
-    theta = torch.randn(1, INPUTS, generator=generator, dtype=torch.float64) / 2
-    net = Network(theta, torch.ones(1, dtype=torch.float64))
+    theta = torch.randn(width, INPUTS, generator=generator, dtype=torch.float64) / (2 * width)
+    net = Network(theta, torch.ones(width, dtype=torch.float64))
     graph = ramify.trace(net, data[0])
-    method = ramify.SplittingDescent(signed=SIGNED, copies=(3,), step=STEP, eigen="exact")
+    method = ramify.SplittingDescent(signed=SIGNED, copies=(copies,), step=STEP, eigen="exact")
     if training:
         settle(net, data)
-    neurons, losses = [1], [loss_of(net, data)]
+    neurons, losses = [width], [loss_of(net, data)]
     shares: list[float] = []
     while len(shares) < splits and losses[-1] > min(GOALS):
         best = _chosen(method.propose(graph, half_square, [data]), net)
+        if best is None:
+            break
         radius, before = float(radii(net, data)[best.channel]), losses[-1]
         graph = ramify.apply(graph, [best])
         after = loss_of(net, data)
-        shares.append((before - after) / (STEP**2 * KAPPA * radius / 4))
+        shares.append((before - after) / (STEP**2 * KAPPA[copies] * radius / 4))
         if training:
             settle(net, data)
         neurons.append(graph["hidden"].width)
         losses.append(loss_of(net, data))
-    root = math.sqrt(least_eigenvalue(data[0]))
-    allowed = {}
-    for goal in GOALS:
-        beta = 4 * max(losses[0] - goal, 0) / (KAPPA * CURVED * root)
-        steps = math.ceil(beta / STEP**2 * math.sqrt(POINTS / (INPUTS * goal)))
-        allowed[str(goal)] = 2 * steps + 1
+    allowed = {str(goal): allowed_splits(data, copies, losses[0], goal) for goal in GOALS}
     return {"neurons": neurons, "loss": losses, "share": shares, "allowed": allowed}
 
 
 def study(draws: int, splits: int) -> dict[str, Any]:
-    """The lemma on random networks, and the theorem with and without training."""
+    """The lemma on random networks, and the theorems with and without training.
+
+    Args:
+        draws: networks for the lemma.
+        splits: maximum of each descent; the binary splits start from as many neurons.
+
+    Returns:
+        `lemma`; `trained` and `split alone`, triplets from one neuron; `binary`, from many.
+    """
     return {
         "lemma": lemma(0, draws),
         "trained": descent(0, splits, training=True),
         "split alone": descent(0, splits, training=False),
+        "binary": descent(0, splits, training=False, copies=2, width=splits),
     }

@@ -65,7 +65,9 @@ def test_every_split_of_five_is_tried_on_a_copy(task, grown):
 
 
 def test_the_correlation_is_1_where_the_eigenvalue_predicts_the_decrease():
-    trials = [prototype.Trial(channel, -index, 3 * index) for channel, index in enumerate((1, 2, 5))]
+    trials = [
+        prototype.Trial(channel, -index, 3 * index) for channel, index in enumerate((1, 2, 5))
+    ]
     assert prototype.correlation(trials) == pytest.approx(1)
 
 
