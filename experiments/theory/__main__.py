@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the missing parts, and write results.md and figure.png."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.theory",
-        description="S2D Theorem 2.5; S3D Lemma 3.2, Theorems 3.4 and B.1; RARTS thesis, Corollaries "
-        "2.6 and 2.8; Gauss-Newton, Theorems 1 and 2.",
+        description="S2D, Theorem 2.5; S3D, Lemma 3.2, Theorems 3.4 and B.1; RARTS thesis, "
+        "Corollaries 2.6 and 2.8; Gauss-Newton, Theorems 1 and 2.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="output folder")
     add_settings(parser, Settings())

@@ -72,6 +72,22 @@ def test_expected_cost(shape):
     torch.testing.assert_close(mine, theirs)
 
 
+def test_the_gradient_of_the_expected_cost_is_lipschitz():
+    """Proposition 2.9 of the RARTS thesis.
+
+    vᵀHv is the covariance of c and (v - mean)² under the softmax, which is at most half of the
+    range of c for a unit v.
+    """
+    largest = 0.0
+    for scale in (0.1, 1, 3, 10) * 10:
+        cost, point = torch.rand(5, dtype=torch.float64), torch.randn(1, 5, dtype=torch.float64)
+        penalty = ExpectedCost([cost])
+        hessian = torch.func.hessian(lambda alpha, p=penalty: p([alpha[None]]))(scale * point[0])
+        norm = torch.linalg.eigvalsh(hessian).abs().max() / (cost.max() - cost.min())
+        largest = max(largest, float(norm))
+    assert 0.05 < largest <= 0.5
+
+
 def test_what_does_not_match():
     with pytest.raises(RamifyError, match="1 tensors for 2"):
         L1([torch.ones(3)])(arch())
