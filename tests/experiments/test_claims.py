@@ -15,6 +15,12 @@ WORKS = {  # work -> figures, tables
         ["3.1", "3.2", "3.3", "4.1", "4.2", "4.3", "4.4", "4.5", "4.6"],
     ),
 }
+THEOREMS = {  # work -> numbers of its theorems, lemmas, corollaries, propositions and examples
+    "S2D": {"2.2", "2.3", "2.4", "2.5"},
+    "S3D": {"2.1", "2.2", "2.3", "3.2", "3.4", "A.1", "A.8", "B.1", "B.2"},
+    "Gauss-Newton": {"1", "2"},
+    "RARTS thesis": {f"2.{number}" for number in range(1, 10)},
+}
 VERDICTS = ("reproduced", "not reproduced", "not at this size", "nothing to measure")
 
 
@@ -34,6 +40,14 @@ def test_every_figure_and_table_has_a_verdict() -> None:
         for kind, numbers in zip(("Figure", "Table"), kinds, strict=True):
             found = re.findall(rf"{kind} ([\d.]+)", named)
             assert sorted(set(found)) == numbers, work
+
+
+def test_every_theorem_has_a_verdict() -> None:
+    theorems = [row for row in rows() if len(row) == 3 and row[0] != "theorem"]
+    assert all(row[1].startswith(VERDICTS) for row in theorems)
+    for work, numbers in THEOREMS.items():
+        named = " ".join(row[0].split(", ", 1)[1] for row in theorems if row[0].startswith(work))
+        assert set(re.findall(r"(?:[AB]\.|2\.|3\.)?\d", named)) == numbers, work
 
 
 def test_its_links_and_tests_are_there() -> None:
