@@ -77,6 +77,20 @@ class Language(nn.Module):
         return self.head(torch.tanh(self.mix(self.embed(x))))
 
 
+class Prompted(nn.Module):
+    """Learned vectors that pass a perceptron, whose layers read only what weights make."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(7, 5))
+        self.wide, self.narrow = nn.Linear(5, 9), nn.Linear(9, 6)
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        made = self.narrow(torch.relu(self.wide(self.prompt)))
+        return self.head(torch.relu(self.first(x)[:, None] + made))
+
+
 class Residual(nn.Module):
     """Two blocks with norms on one stream."""
 
@@ -127,6 +141,7 @@ CASES = {  # name -> (network, inputs, groups to cut)
         (40, 5),
         ["0", "2"],
     ),
+    "prompt": lambda: (Prompted(), (12, 4), ["wide", "first"]),
     "kernel": lambda: (nn.Sequential(C(3, 6, 3), nn.ReLU(), C(6, 5, 3, padding=1)), IMAGE, ["0"]),
     "strided": lambda: (
         nn.Sequential(

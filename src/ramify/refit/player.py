@@ -31,14 +31,14 @@ class Player:
         self._at = 0
         writes = any(op.func._schema.is_mutable for op in tape.ops)
         self._env = {i: t.clone() if writes else t for i, t in tape.constants.items()}
-        self._weights: dict[int, Op] = {}
+        self._weights: dict[int, int] = {}
         """Tensors computed from parameters only, and the operations that compute them."""
         written = _written(tape)
-        for op in tape.ops:
+        for position, op in enumerate(tape.ops):
             made_of = op.inputs()
             pure = made_of and all(self._is_weight(ref) for ref in made_of)
             if pure and written.isdisjoint(op.results()):
-                self._weights.update({ref.index: op for ref in op.results()})
+                self._weights.update({ref.index: position for ref in op.results()})
         self._last: dict[int, int] = {}
         for position, op in enumerate(tape.ops):
             for ref in (*op.inputs(), *op.results()):
@@ -53,11 +53,23 @@ class Player:
         name = self.tape.names.get(ref.index)
         if name is not None:
             return self._tensors[name].detach()
-        op = self._weights.get(ref.index)
-        if op is None:
-            return self._env[ref.index]
-        results = leaves_of_kind(self._run(op), Tensor)
-        return results[op.results().index(ref)]
+        return self._from_weights(ref) if ref.index in self._weights else self._env[ref.index]
+
+    def _from_weights(self, ref: Ref) -> Tensor:
+        """Compute a tensor from the current parameters, each operation once."""
+        needed: set[int] = set()
+        left = [ref]
+        while left:
+            position = self._weights.get(left.pop().index)
+            if position is not None and position not in needed:
+                needed.add(position)
+                left += self.tape.ops[position].inputs()
+        made: dict[int, Tensor] = {}
+        for position in sorted(needed):
+            op = self.tape.ops[position]
+            results = leaves_of_kind(self._run(op, made), Tensor)
+            made.update(zip((r.index for r in op.results()), results, strict=True))
+        return made[ref.index]
 
     def fork(self) -> Player:
         """A copy that can continue differently; existing values must not be changed in place."""
@@ -103,6 +115,9 @@ class Player:
 
     def result(self, position: int, ref: Ref) -> Tensor:
         """Replay up to and including the operation of this number, and return its output."""
+        if ref.index in self._weights:
+            self.advance(position + 1)
+            return self.value(ref)
         self.advance(position)
         last, self._last[ref.index] = self._last[ref.index], len(self.tape.ops)
         self.advance(position + 1)
@@ -134,8 +149,15 @@ class Player:
         """Whether the sizes of some outputs depend on the data."""
         return any(torch.Tag.dynamic_output_shape in op.func.tags for op in self.tape.ops)
 
-    def _run(self, op: Op) -> Any:
-        as_value = lambda leaf: self.value(leaf) if isinstance(leaf, Ref) else leaf  # noqa: E731
+    def _run(self, op: Op, made: Mapping[int, Tensor] | None = None) -> Any:
+        """Run an operation on the current values, or on those that were just `made`."""
+        known = made or {}
+
+        def as_value(leaf: Any) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            return known[leaf.index] if leaf.index in known else self.value(leaf)
+
         return op.func(*mapped(op.args, as_value), **mapped(op.kwargs, as_value))
 
 
