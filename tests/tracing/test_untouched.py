@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import random
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 import ramify
+from ramify.tracing.recorder import record
 from tests.checks import ability, call, snapshot
 from tests.structures import STRUCTURES
 
@@ -134,6 +136,32 @@ def test_scripted_models_can_be_edited() -> None:
     assert ability(graph["0"]) == "4 split"
     ramify.apply(graph, [ramify.Split("0", 1)])
     torch.testing.assert_close(model(x), before)
+
+
+def test_marks_of_the_profiler_are_no_operations() -> None:
+    """Two runs with marks are the same run, which marks as script objects cannot say."""
+
+    class Marked(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.profiler.record_function("all layers"):
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    plain, x = small().double(), torch.randn(5, 3).double()
+    marked = Marked(*copy.deepcopy(plain))
+    assert [op.name for op in record(marked, lambda: marked(x)).ops] == [
+        op.name for op in record(plain, lambda: plain(x)).ops
+    ]
+    loss = lambda model, batch: model(batch).square().sum(1)  # noqa: E731
+    gains, widths = [], []
+    for model in (plain, marked):
+        graph = ramify.trace(model, x)
+        proposals = ramify.GaussNewton(epochs=2).propose(graph, loss, [x, x + 1])
+        gains.append([proposal.gain for proposal in proposals])
+        ramify.cut(graph, loss, [x, x + 1], budget={"params": 16})
+        widths.append(model[0].weight)
+    assert gains[0] == gains[1]
+    assert torch.equal(*widths)
 
 
 def test_a_trace_inside_autocast_sees_no_stale_weights() -> None:
