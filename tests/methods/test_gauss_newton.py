@@ -346,3 +346,32 @@ def test_batches_that_end_are_named() -> None:
         ramify.GaussNewton(epochs=2).propose(graph, per_sample, iter([batch]))
     with pytest.raises(ramify.RamifyError, match="no batch to learn"):
         ramify.GaussNewton().propose(graph, per_sample, [])
+
+
+class Turned(nn.Module):
+    """Channels last behind a convolution, in place or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 4, 3), nn.Linear(4, 2)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        y = y.transpose_(1, 2) if self.in_place else y.transpose(1, 2)
+        return self.second(torch.tanh(y)).mean(1)
+
+
+def test_a_transpose_in_place_is_one_out_of_place() -> None:
+    torch.manual_seed(0)
+    net, batch = Turned(in_place=False).double(), (torch.randn(5, 2, 6).double(), torch.ones(5))
+    batch = batch[0], batch[1].long()
+    gains = []
+    for in_place in (False, True):
+        net.in_place = in_place
+        found = ramify.GaussNewton(epochs=3).propose(
+            ramify.trace(net, batch[0]), per_sample, [batch]
+        )
+        gains.append([proposal.gain for proposal in found])
+    assert len(gains[0]) == 8
+    assert gains[0] == gains[1]

@@ -324,3 +324,16 @@ def test_a_kernel_that_may_not_be_zero_gets_no_neuron_of_its_own() -> None:
     assert {p.edit.group for p in ramify.Auto().propose(graph, loss, [x])} == {"0", "2"}
     with pytest.raises(RamifyError, match="'0' cannot get new neurons .* where they are zero"):
         GradMax(groups=("0",)).propose(graph, loss, [x])
+
+
+def test_the_memory_format_makes_no_difference() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(16, 3)).double()
+    batch = torch.randn(7, 2, 5, 5).double(), torch.randint(3, (7,))
+    found = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=form)
+        proposals = GradMax().propose(ramify.trace(model, batch[0]), per_sample, [batch])
+        found.append([proposal.gain for proposal in proposals])
+    assert found[0] == pytest.approx(found[1], rel=1e-9)

@@ -304,7 +304,8 @@ def _freed(known: OutputGradients, start: Start, beta: float | None) -> Start | 
 
 def _probe(start: Start, name: str, k: int) -> Tensor:
     """(1, *kernel) of a producer: along one row only, drawn at random so that nothing cancels."""
-    out = torch.zeros_like(start.kernels[name])[None]
+    kernel = start.kernels[name]
+    out = torch.zeros_like(kernel, memory_format=torch.contiguous_format)[None]
     row = out.view(len(start.free[name]), -1)[k]
     generator = torch.Generator().manual_seed(0)
     row.copy_(torch.randn(row.shape, generator=generator, dtype=torch.float64))

@@ -99,7 +99,9 @@ def _call(op: Op, *args: Any) -> Any:
     func = op.func
     if op.name.endswith("_"):
         packet = getattr(torch.ops.aten, op.name.removeprefix("aten::").removesuffix("_"))
-        func = getattr(packet, func._overloadname)
+        overloads, name = packet.overloads(), func._overloadname
+        # The out-of-place form of `transpose_.default` is `transpose.int`, the only one.
+        func = getattr(packet, name if name in overloads else overloads[0])
     return func(*args, **op.kwargs)
 
 
