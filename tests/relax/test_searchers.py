@@ -132,6 +132,55 @@ def test_a_central_difference_is_off_by_the_square_of_its_radius(
     assert errors[1] < 1e-4 * float((exact - arch_gradient(order=1)).abs().max())
 
 
+class Complex(nn.Module):
+    """Real features times complex weights, and a factor to learn in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 5)
+        self.mixed = nn.Parameter(torch.randn(5, 3, dtype=torch.complex128))
+        self.alpha = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = (torch.tanh(self.first(x)) * self.alpha).to(torch.complex128)
+        return (features @ self.mixed).abs()
+
+
+def test_a_central_difference_along_complex_weights() -> None:
+    found = []
+    for exact in (True, False):
+        torch.manual_seed(0)
+        model, x = Complex().double(), torch.randn(2, 6, 2).double()
+        before = model.alpha.detach().clone()
+        DARTS(
+            model,
+            order=2,
+            exact=exact,
+            arch=model.alpha,
+            loss=lambda model, batch: model(batch).square().mean(1),
+            **SGD_ALONE,
+        ).step(*x)
+        found.append(model.alpha.detach() - before)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-7)
+
+
+def test_the_lagrangian_of_complex_weights_is_real() -> None:
+    """‖u − w‖² with all entries 3 + 4i apart."""
+    torch.manual_seed(0)
+    model, x = Complex().double(), torch.randn(2, 6, 2).double()
+    made = RARTS(
+        model,
+        lam=0.0,
+        beta=2.0,
+        arch=model.alpha,
+        loss=lambda model, batch: model(batch).square().mean(1),
+        **SGD_ALONE,
+    )
+    before = made.lagrangian(*x)
+    made.auxiliary["mixed"].add_(3 + 4j)
+    assert made.lagrangian(*x) - before == pytest.approx(15 * 25)
+
+
 def test_a_central_difference_draws_no_more_than_the_passes_it_stands_for() -> None:
     states = []
     for exact in (True, False):
@@ -384,6 +433,11 @@ def stepped(**settings: Any) -> Wrong:
     return lambda model, a, p: searcher("joint", model, **settings).step(a, p)
 
 
+def stepped_ahead(**settings: Any) -> Wrong:
+    """The same with the loss at other weights too."""
+    return lambda model, a, p: searcher("darts-2", model, **settings).step(a, p)
+
+
 def frozen(model: Mixed, a: Batch, p: Batch) -> None:
     model.mix.requires_grad_(False)
     searcher("rarts", model)
@@ -418,6 +472,8 @@ def over(part: str) -> Wrong:
         (made(weight_optimizer=lambda p: 0.1), "the weights optimizer is a float"),
         (stepped(loss=lambda m, b: m.one(b[0]).sum()), "none of 2 parameters .* such as 'mix'"),
         (without_gradients, "depends on none of 6 parameters"),
+        (stepped(loss=lambda m, b: m(b["x"])), "failed on a batch of type tuple .TypeError"),
+        (stepped_ahead(loss=lambda m, b: m(b["x"])), "failed on a batch of type tuple .TypeError"),
         (stepped(loss=lambda m, b: m(b[0])), r"the loss gave shape \(6, 2\)"),
         (stepped(loss=lambda m, b: 1.0), "the loss gave 1.0; it gives one number"),
         (stepped(loss=lambda m, b: loss(m, b)[:0]), r"the loss gave shape \(0,\)"),

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from ramify import distributed
 from ramify.arguments import form_of
 from ramify.errors import Diverged, RamifyError
+from ramify.tracing.inputs import OF_INPUTS
 from ramify.tracing.recorder import evaluating
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """`loss(model, batch)` -> shape (S,): one loss per sample; Ramify takes the mean."""
+
+_TOO_FEW = ("more than 1 value per channel", "more than 1 spatial element")
+"""What torch says of a norm in train mode that gets one value only."""
 
 
 def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
@@ -51,7 +55,7 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     Raises:
         RamifyError: the loss fails, is not of shape (S,) or not of real numbers, or S is 0.
     """
-    values = _called(loss, model, batch)
+    values = called_loss(loss, model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
         raise RamifyError(
             "the loss must return one number for each sample, a tensor of shape (S,), but returned "
@@ -197,17 +201,39 @@ def _advice(values: Any) -> str:
     return "flatten it, as by .flatten()" if one else "take each sample's mean, .flatten(1).mean(1)"
 
 
-def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
-    """The result of the loss; if it fails, the error says on what batch."""
+def called_loss(loss: Loss, model: nn.Module, batch: Any) -> Any:
+    """The result of the user's loss on a batch, as it is.
+
+    Args:
+        loss: `loss(model, batch)`.
+        model: the network.
+        batch: one of the user's batches.
+
+    Returns:
+        What the loss returns.
+
+    Raises:
+        RamifyError: the loss fails; the message says on what batch and how.
+        OutOfMemoryError: there is not enough memory for it.
+    """
     try:
         return loss(model, batch)
     except (RamifyError, torch.OutOfMemoryError):
         raise
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except OF_INPUTS as error:
+        advice = (
+            "it takes the model and one of the batches, which are given as a list or another "
+            "iterable of batches, such as [batch]"
+        )
+        if any(said in str(error) for said in _TOO_FEW):
+            advice = (
+                "a norm layer cannot train on a batch of one sample: leave out the last batch of "
+                "an epoch if it is so small (drop_last=True in a DataLoader), or choose another "
+                "batch size"
+            )
         raise RamifyError(
             f"loss(model, batch) failed on a batch of type {type(batch).__name__} "
-            f"({type(error).__name__}: {error}): it takes the model and one of the batches, which "
-            "are given as a list or another iterable of batches, such as [batch]"
+            f"({type(error).__name__}: {error}): {advice}"
         ) from error
 
 

@@ -17,7 +17,15 @@ from ramify import distributed
 from ramify.errors import RamifyError, second_derivatives
 from ramify.probe.replay import decomposed
 from ramify.relax.partition import NamedTensors
-from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
+from ramify.relax.searcher import (
+    Gradients,
+    Searcher,
+    Step,
+    Value,
+    check_weight,
+    combined,
+    squares,
+)
 from ramify.store.state import set_torch_states, torch_states
 
 RADIUS = 0.01  # half-width of the central difference, as in DARTS
@@ -140,7 +148,7 @@ class DARTS(Searcher):
 
     def _central_difference(self, batch: Any, vectors: Gradients, drawn: list[Tensor]) -> Gradients:
         """The same by `[∇_α L_a(w + εv, α) − ∇_α L_a(w − εv, α)] / 2ε`, with the same dropout."""
-        norm = torch.stack([v.detach().square().sum() for v in vectors if v is not None]).sum()
+        norm = torch.stack([squares(v.detach()) for v in vectors if v is not None]).sum()
         if not norm:
             return [None] * len(self._alphas)
         epsilon, now = RADIUS / norm.sqrt().item(), torch_states()

@@ -25,6 +25,7 @@ from ramify.relax.searcher import (
     Value,
     check_weight,
     combined,
+    squares,
 )
 
 
@@ -137,7 +138,7 @@ class RARTS(Searcher):
         buffers = {name: buffer.clone() for name, buffer in self._w_buffers.items()}
         value = value + self.lam * self._value(batch_a, self._w | buffers).mean
         for name, w in self._w.items():
-            value = value + self.beta / 2 * (self._weights[name] - w).square().sum()
+            value = value + self.beta / 2 * squares(self._weights[name] - w)
         if self.penalty is not None:
             value = value + self.gamma * self.penalty(list(self._alphas.values()))
         return value.item()

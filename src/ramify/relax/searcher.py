@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ramify import distributed
 from ramify.arguments import check_settings, form_of
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, called_loss
 from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
 from ramify.relax.substitute import Substitute
 from ramify.store.state import (
@@ -271,7 +271,7 @@ class Searcher(ABC):
         # Under an outer autocast, torch reuses casts of weights from earlier passes.
         torch.clear_autocast_cache()
         if tensors is None:
-            value = _mean(self.loss(self.model, batch))
+            value = _mean(called_loss(self.loss, self.model, batch))
         else:
             value = _mean(self._elsewhere.run(batch, tensors))
         if not distributed.all_true(math.isfinite(value.mean.item())):
@@ -419,6 +419,11 @@ def combined(*terms: tuple[float, Gradients]) -> Gradients:
                     scaled, held = held, scaled
                 out[number] = scaled if held is None else held + scaled
     return out
+
+
+def squares(tensor: Tensor) -> Tensor:
+    """The sum of the squares of all entries, of their absolute values if they are complex."""
+    return (tensor.abs() if tensor.is_complex() else tensor).square().sum()
 
 
 def check_weight(name: str, value: float) -> None:

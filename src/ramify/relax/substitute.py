@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, called_loss
 
 INSIDE = "model."
 
@@ -63,4 +63,5 @@ class Substitute(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         """The loss on a batch."""
         [loss] = self._loss
-        return loss(self.model, batch)
+        losses: Tensor = called_loss(loss, self.model, batch)
+        return losses

@@ -11,7 +11,15 @@ from torch.utils._pytree import tree_leaves
 from ramify.errors import RamifyError, in_one_line
 from ramify.tracing.recorder import call, evaluating, untouched
 
-OF_INPUTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+OF_INPUTS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 """The errors that a forward raises on unsuitable inputs; a lack of memory is not among them."""
 
 
