@@ -1,6 +1,8 @@
 """Distillation against the formula, a loop over samples and classes."""
 
+import copy
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.relax import distilled
-from ramify.relax.distillation import divergence, takes_softmax
+from ramify.relax.distillation import divergence, takes_softmax, teacher_of
 from ramify.train.epoch import cross_entropy
 
 
@@ -124,3 +126,53 @@ def test_whether_a_loss_takes_a_softmax(name):
     batch = torch.randn(4, 5), torch.randint(3, (4,))
     assert takes_softmax(model, loss, batch) is expected
     assert not model._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_has_no_hooks_and_no_teacher():
+    student, batch = torch.jit.script(nn.Linear(5, 3)), (torch.randn(7, 5), torch.randint(3, (7,)))
+    assert not takes_softmax(student, cross_entropy, batch)
+    with pytest.raises(RamifyError, match="train without a teacher"):
+        distilled(cross_entropy, nn.Linear(5, 3))(student, batch)
+
+
+class Remembering(nn.Module):
+    """Keeps features of its last run, in an attribute and in a list, with their history."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.seen = [None]
+
+    def forward(self, x):
+        self.features = torch.relu(self.first(x))
+        self.seen[0] = self.features
+        return self.second(self.features)
+
+
+def old_weight_norm():
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("build", [Remembering, old_weight_norm])
+def test_a_teacher_is_a_copy_of_any_trained_model(build):
+    model, x = build(), torch.randn(6, 5)
+    expected = model(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    teacher = teacher_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(teacher(x), expected)
+    if build is Remembering:
+        assert teacher.features.shape == (6, 4)
+        assert model.features.requires_grad
+
+
+def test_a_model_that_cannot_be_copied_is_no_teacher():
+    model = nn.Linear(5, 3)
+    model.lock = threading.Lock()
+    with pytest.raises(RamifyError, match="no copy of it can be made .*TypeError.*teacher=None"):
+        teacher_of(model)

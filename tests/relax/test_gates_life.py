@@ -461,3 +461,35 @@ def test_buffers_that_read_are_gated_and_stay_out_of_state_dicts() -> None:
     assert torch.allclose(model(X), expected, rtol=0, atol=1e-12)
     assert list(model.state_dict()) == names
     assert [n for n, _ in model.named_buffers()] == buffers
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripts_take_no_gates() -> None:
+    whole = torch.jit.script(sequential())
+    with pytest.raises(ramify.RamifyError, match=r"the model is a script of torch\.jit, whose"):
+        ramify.gate(ramify.trace(whole, X))
+    first, *others = sequential()
+    part = nn.Sequential(first, torch.jit.script(nn.Sequential(*others[:3])), others[3])
+    graph, before = ramify.trace(part, X), part(X)
+    with pytest.raises(
+        ramify.RamifyError, match=r"'0' cannot be gated: '1\.1\.weight' reads it in"
+    ):
+        ramify.gate(graph, ["0"])
+    assert [name for name, _ in ramify.gate(graph).items()] == ["1.1"]
+    torch.testing.assert_close(part(X), before)
+
+
+def test_why_there_is_nothing_to_gate() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rnn = nn.Linear(4, 8), nn.GRU(8, 6, batch_first=True)
+            self.head = nn.GRU(6, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(self.first(x))[0])[0]
+
+    graph = ramify.trace(Recurrent(), torch.randn(3, 5, 4))
+    says = r"no group to gate: .*; 'first' cannot be gated: .*GRU does not read a parametrized"
+    with pytest.raises(ramify.RamifyError, match=says):
+        ramify.gate(graph)

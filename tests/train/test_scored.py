@@ -214,3 +214,14 @@ def test_without_norm_scales_bn_is_refused() -> None:
             training=Training(),
             probe=[batch],
         )
+
+
+def test_a_search_that_fails_leaves_a_plain_network() -> None:
+    net, pairs, inputs = problem()
+    names = list(net.state_dict())
+    x, y = pairs.p[1]
+    pairs = Pairs(pairs.a, [pairs.p[0], (x[:1], y[:1])])
+    with pytest.raises(RamifyError, match="cannot train on a batch of one sample.*drop_last=True"):
+        searched(net, pairs, inputs, searcher="rarts")
+    assert list(net.state_dict()) == names
+    assert ramify.trace(net, inputs)["0"].can_prune

@@ -264,6 +264,16 @@ def test_what_cannot_be_is_said_before_any_work(given, said):
     assert torch.equal(drawn, torch.get_rng_state())
 
 
+def test_a_frozen_network_is_cut_only_if_it_is_not_to_be_trained():
+    net, data = problem()
+    net.requires_grad_(False)
+    with pytest.raises(RamifyError, match=r"unfreeze some, or give .*Training\(epochs=0\)"):
+        shrunk(net, data)
+    assert net[0].out_features == 8
+    shrunk(net, data, training=Training(epochs=0))
+    assert params(net) <= 60
+
+
 def test_the_network_is_no_teacher_of_itself():
     net, data = problem()
     with pytest.raises(RamifyError, match="the teacher is the network that is to be cut"):

@@ -5,15 +5,17 @@ Shape letters: `S` samples, `K` classes; `...` positions of a sequence or an ima
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ramify.arguments import arguments_checked, form_of, is_number
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_one_line
 from ramify.probe.loss import Loss
 from ramify.tracing.recorder import evaluating
 
@@ -41,6 +43,36 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Te
     log_q = (teacher / temperature).log_softmax(-1)
     each = functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
     return each.reshape(len(each), -1).mean(1)
+
+
+def teacher_of(model: nn.Module) -> nn.Module:
+    """A copy of a model, to teach it while it changes.
+
+    Tensors that its modules keep of earlier runs, such as the weight that an old weight norm
+    computed or features that a forward stored, are copied without their history.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The copy.
+
+    Raises:
+        RamifyError: `copy.deepcopy` cannot copy the model.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for leaf in tree_leaves(list(vars(module).values())):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise RamifyError(
+            "the network teaches the smaller one, and no copy of it can be made by copy.deepcopy "
+            f"({in_one_line(error, 200)}): give another network of its class with its weights as "
+            "`teacher`, or teacher=None"
+        ) from error
 
 
 @arguments_checked
@@ -84,6 +116,11 @@ def distilled(
         raise RamifyError(f"the temperature is {temperature!r}; give a number above 0.")
 
     def taught(model: nn.Module, batch: Any) -> Tensor:
+        if _is_script(model):
+            raise RamifyError(
+                "the model is a script of torch.jit, whose outputs distillation cannot see: train "
+                "without a teacher, or train the model that was scripted"
+            )
         calls: list[tuple[Any, Any, Any]] = []
 
         def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -126,7 +163,7 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
 
     Returns:
         Whether a softmax over as many entries as the last dimension of the output is computed after
-        the model has run.
+        the model has run; False for a script of torch.jit, whose outputs cannot be seen.
 
     Example:
         >>> x, y = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
@@ -135,6 +172,8 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
         >>> takes_softmax(nn.Linear(4, 3), lambda m, b: m(b).square().mean(1), x)
         False
     """
+    if _is_script(model):
+        return False
     seen = _SoftmaxBehindModel()
     with (
         model.register_forward_hook(lambda _, __, output: seen.note(output)),
@@ -143,6 +182,11 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
     ):
         loss(model, batch)
     return seen.found
+
+
+def _is_script(model: nn.Module) -> bool:
+    """Whether a model takes no forward hooks."""
+    return isinstance(model, torch.jit.ScriptModule)
 
 
 class _SoftmaxBehindModel(TorchDispatchMode):

@@ -36,6 +36,8 @@ from ramify.tracing.verify.comparison import near_equal
 
 Names = str | tuple[str, ...]
 PLACES = ("consumers", "producers")
+_MOST_REASONS = 2
+"""How many groups a message gives reasons for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +210,11 @@ def gate(
     Source: RARTS thesis, (4.1) and section 4.3.2.
     """
     check_current(graph)
+    if isinstance(graph.model, torch.jit.ScriptModule):
+        raise RamifyError(
+            "the model is a script of torch.jit, whose weights no gate can multiply: gate the "
+            "model that was scripted, and script it after ramify.fold"
+        )
     if hasattr(graph.model, GATES):
         raise RamifyError(
             f"the model has an attribute '{GATES}', a name that is reserved for gates: rename it"
@@ -219,7 +226,7 @@ def gate(
     if gates is None:
         free = groups is None and blocks in (True, False)
         chosen = [site for site in chosen if _takes_effect(graph, site, by_default=free)]
-        gates, seen = _gated(graph, _not_empty(chosen))
+        gates, seen = _gated(graph, _not_empty(graph, chosen, at))
         if gates is None:
             raise RamifyError(f"these groups cannot be gated together: {seen}")
     return gates
@@ -309,7 +316,7 @@ def _sites(
         if any(block.name in site.names for site in sites):
             raise RamifyError(f"'{block.name}' is a group and a block: gate one of them")
         sites.append(Site((block.name,), 1, (block_factors(graph, block),)))
-    return _not_empty(sites)
+    return _not_empty(graph, sites, at)
 
 
 def _factors(graph: ChannelGraph, group: ChannelGroup, at: str) -> dict[str, list[Factor]]:
@@ -342,10 +349,13 @@ def _chosen(
     return chosen
 
 
-def _not_empty(chosen: list[Site]) -> list[Site]:
+def _not_empty(graph: ChannelGraph, chosen: list[Site], at: str) -> list[Site]:
     if not chosen:
+        every = ((g.name, _why_not(graph, g, at)) for g in graph.groups if g.can_prune)
+        reasons = [f"; '{name}' cannot be gated: {why}" for name, why in every if why]
         raise RamifyError(
             "there is no group to gate: print(graph) says what each group allows, and why"
+            + "".join(reasons[:_MOST_REASONS])
         )
     return chosen
 
@@ -363,6 +373,8 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup, at: str) -> str:
         owner = graph.model.get_submodule(alias.rpartition(".")[0])
         if isinstance(owner, parametrize.ParametrizationList):
             return f"'{alias}' {does} it under a parametrization; remove that first"
+        if isinstance(owner, torch.jit.ScriptModule):
+            return f"'{alias}' {does} it in a script of torch.jit, whose weights take no gates"
         if isinstance(owner, nn.RNNBase):
             kind = type(owner).__name__
             return f"'{alias}' {does} it, and {kind} does not read a parametrized weight"

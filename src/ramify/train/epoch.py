@@ -247,6 +247,15 @@ def train_epoch(
     return _over_ranks(total / samples, samples), steps
 
 
+def check_trainable(model: nn.Module, training: Training) -> None:
+    """Raise a RamifyError if a model is to be trained and all of its parameters are frozen."""
+    if training.epochs and not any(each.requires_grad for each in model.parameters()):
+        raise RamifyError(
+            "no parameter of the network takes gradients, so that none can be trained: unfreeze "
+            "some, or give training=ramify.Training(epochs=0)"
+        )
+
+
 def check_trains(losses: Tensor) -> None:
     """Raise a RamifyError if the losses depend on no parameter that takes gradients."""
     if not losses.requires_grad:

@@ -132,7 +132,14 @@ def search_widths(
             )
         groups = None if search.groups is None else search.chosen(graph)
         gates = gate(graph, groups) if method is None else None
-        history = _searched(graph, gates, loss, data, search=search, training=training, **others)
+        try:
+            history = _searched(
+                graph, gates, loss, data, search=search, training=training, **others
+            )
+        except BaseException:
+            if gates is not None:  # hand back a plain network, which computes the same
+                fold(gates)
+            raise
         method = method if gates is None else GateScale(fold(gates))
     # Score every channel of the groups that were chosen.
     graph = trace(model, inputs)

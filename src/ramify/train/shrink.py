@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +18,14 @@ from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor
 from ramify.refit.outcome import Accept
 from ramify.relax import Pairs
-from ramify.relax.distillation import distilled, takes_softmax
+from ramify.relax.distillation import distilled, takes_softmax, teacher_of
 from ramify.select import Rule
 from ramify.select.rounding import Multiple
 from ramify.store.checkpoint import read_checkpoint
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import evaluating, untouched
 from ramify.train.cut_rounds import CutRounds, Cutting
-from ramify.train.epoch import Training
+from ramify.train.epoch import Training, check_trainable
 from ramify.train.history import Event
 from ramify.train.logs import Log
 from ramify.train.loop import Evaluate, Grown, Loop, begin
@@ -195,6 +194,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     training = training or tuning()
     with distributed.together():
         check_shrink(model, inputs, search, cutting)
+        check_trainable(model, training)
         plain, last = plain_batches(data), _after(checkpoint, search)
         teacher = None if teacher == "full" and search is not None else teacher
         taught = _tuning_loss(model, loss, plain, teacher, temperature)
@@ -359,7 +359,7 @@ def _tuning_loss(
         with untouched(model):
             if not takes_softmax(model, loss, batch):
                 return loss
-        teacher = copy.deepcopy(model)
+        teacher = teacher_of(model)
     taught = distilled(loss, teacher, temperature, weight=temperature**2)
     with untouched(model), evaluating(model):
         taught(model, batch)
