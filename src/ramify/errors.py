@@ -94,23 +94,36 @@ def in_one_line(error: BaseException, most: int = 300) -> str:
 
 
 @contextlib.contextmanager
-def second_derivatives() -> Iterator[None]:
-    """Turn torch's error about a missing second derivative inside the block into a readable one.
+def derivatives() -> Iterator[None]:
+    """Turn torch's errors about a backward pass inside the block into readable ones.
 
     Raises:
-        RamifyError: an operation has no second derivative in torch.
+        RamifyError: an operation has no second derivative in torch, the model saves memory in a
+            way that excludes gradients by name, or a tensor that the pass needs was overwritten.
         RuntimeError: any other error of torch, unchanged.
     """
     try:
         yield
     except RuntimeError as error:
         said = first_line(error)
-        if "derivative for" not in said and "@once_differentiable" not in said:
-            raise
-        raise RamifyError(
-            f"an operation of the model or of its loss has no second derivative ({said}): use a "
-            "method that needs none, such as ramify.GaussNewton, or write the operation out"
-        ) from error
+        if "use_reentrant" in said:
+            raise RamifyError(
+                "the forward calls torch.utils.checkpoint with use_reentrant=True, behind which no "
+                "gradient of a single tensor can be computed: call it with use_reentrant=False, or "
+                "switch checkpointing off"
+            ) from error
+        if "modified by an inplace operation" in said:
+            raise RamifyError(
+                "the gradient of the loss cannot be computed, since the model or its loss "
+                "overwrites a tensor that the backward pass needs "
+                f"({said.partition('. Hint')[0]}): write that operation out of place"
+            ) from error
+        if "derivative for" in said or "@once_differentiable" in said:
+            raise RamifyError(
+                f"an operation of the model or of its loss has no second derivative ({said}): use "
+                "a method that needs none, such as ramify.GaussNewton, or write the operation out"
+            ) from error
+        raise
 
 
 def check_plain(path: Path) -> None:

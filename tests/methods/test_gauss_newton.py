@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 import ramify
@@ -375,3 +376,44 @@ def test_a_transpose_in_place_is_one_out_of_place() -> None:
         gains.append([proposal.gain for proposal in found])
     assert len(gains[0]) == 8
     assert gains[0] == gains[1]
+
+
+def reentrant(hidden: Tensor) -> Tensor:
+    made: Tensor = checkpoint(torch.tanh, hidden, use_reentrant=True)
+    return made
+
+
+def overwritten(hidden: Tensor) -> Tensor:
+    return torch.tanh(hidden).add_(1.0)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    "activation, says",
+    [(reentrant, "use_reentrant=False, or switch"), (overwritten, "write that operation out of")],
+)
+@pytest.mark.parametrize(
+    "method",
+    [ramify.GaussNewton(), ramify.SplittingDescent(), ramify.GradMax(), ramify.Boosting()],
+    ids=lambda method: type(method).__name__,
+)
+def test_gradients_that_torch_cannot_compute_are_named(
+    method: ramify.Method, activation: Callable[[Tensor], Tensor], says: str
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(activation(self.first(x)))
+
+    net, batch = Net(), (torch.randn(5, 3), torch.ones(5).long())
+    graph, before = ramify.trace(net, batch[0]), snapshot(net)
+    by_replay = type(method) in (ramify.SplittingDescent, ramify.GradMax)
+    if activation is reentrant and by_replay:  # which runs the operations, not the checkpoint
+        assert method.propose(graph, per_sample, [batch])
+    else:
+        with pytest.raises(ramify.RamifyError, match=says):
+            method.propose(graph, per_sample, [batch])
+    assert snapshot(net) == before

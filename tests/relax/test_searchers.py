@@ -438,6 +438,11 @@ def stepped_ahead(**settings: Any) -> Wrong:
     return lambda model, a, p: searcher("darts-2", model, **settings).step(a, p)
 
 
+def overwriting(model: nn.Module, batch: Batch) -> Tensor:
+    losses = loss(model, batch).exp()
+    return losses.mul_(2.0)
+
+
 def frozen(model: Mixed, a: Batch, p: Batch) -> None:
     model.mix.requires_grad_(False)
     searcher("rarts", model)
@@ -474,6 +479,8 @@ def over(part: str) -> Wrong:
         (without_gradients, "depends on none of 6 parameters"),
         (stepped(loss=lambda m, b: m(b["x"])), "failed on a batch of type tuple .TypeError"),
         (stepped_ahead(loss=lambda m, b: m(b["x"])), "failed on a batch of type tuple .TypeError"),
+        (stepped(loss=overwriting), "write that operation out of place"),
+        (stepped_ahead(loss=overwriting), "write that operation out of place"),
         (stepped(loss=lambda m, b: m(b[0])), r"the loss gave shape \(6, 2\)"),
         (stepped(loss=lambda m, b: 1.0), "the loss gave 1.0; it gives one number"),
         (stepped(loss=lambda m, b: loss(m, b)[:0]), r"the loss gave shape \(0,\)"),

@@ -13,6 +13,7 @@ from ramify.probe.loss import mean_loss
 from ramify.train.epoch import (
     Training,
     cross_entropy,
+    descend,
     evaluate,
     evaluating,
     make_optimizer,
@@ -181,6 +182,13 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     optimizer.param_groups[0]["initial_lr"] = 0.1
     with pytest.raises(RamifyError, match=r"after round 2: parameter '0.bias' .* not finite"):
         train_epoch(model, squares, batches()[:1], optimizer, lambda step: 1.0, "round 2")
+
+
+def test_a_tensor_that_backward_needs_and_the_loss_overwrites_is_named() -> None:
+    model = nn.Linear(2, 1)
+    losses = model(torch.ones(3, 2)).exp().mul_(2.0).squeeze(1)
+    with pytest.raises(RamifyError, match="write that operation out of place"):
+        descend(model, losses, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def test_data_that_is_used_up_is_refused() -> None:

@@ -17,7 +17,7 @@ from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError, second_derivatives
+from ramify.errors import RamifyError, derivatives
 from ramify.methods.draws import (
     Kernels,
     check_learnable,
@@ -208,7 +208,7 @@ def outgoing_gradients(
     return squares_of(columns, gradients), climbs
 
 
-@second_derivatives()
+@derivatives()
 def _second_gradients(
     model: nn.Module,
     readers: Mapping[str, Tensor],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.edit import Plan, Split
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, derivatives
 from ramify.methods.draws import Kernels, second_copy
 from ramify.methods.trial import differentiable, edited
 from ramify.probe.loss import Loss, check_follows, checked_loss, each_batch
@@ -141,7 +141,8 @@ def reader_gradients(
         values = checked_loss(loss, model, batch)
         check_follows(values)
         samples += len(values)
-        found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
+        with derivatives():
+            found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
     if not samples:
         raise RamifyError(NO_BATCH)

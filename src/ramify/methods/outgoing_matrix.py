@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ramify.edit import Split
 from ramify.edit.carry import displacements
-from ramify.errors import second_derivatives
+from ramify.errors import derivatives
 from ramify.methods.draws import Kernels
 from ramify.methods.new_neurons import columns_of
 from ramify.methods.trial import edited
@@ -219,7 +219,7 @@ class OutgoingMatrix:
         parts = [self._some(name, part) for part in directions.split(self._count)]
         return torch.cat(parts)
 
-    @second_derivatives()
+    @derivatives()
     def _some(self, name: str, directions: Tensor) -> Tensor:
         weights = {column.name: self._leaves[column.name] for column in self._columns}
         found = {reader: torch.zeros_like(weight) for reader, weight in weights.items()}

@@ -19,7 +19,7 @@ from ramify import distributed
 from ramify.edit import Edit, Plan, Split, plan_edits
 from ramify.edit.carry import displacements
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, derivatives
 from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
@@ -178,7 +178,8 @@ class Trial:
                 for batch in self._batches:
                     values = self._loss(self.graph.model, batch)
                     losses.append(_double(values))
-                    slopes = torch.autograd.grad(values.sum(), kernels, allow_unused=True)
+                    with derivatives():
+                        slopes = torch.autograd.grad(values.sum(), kernels, allow_unused=True)
                     sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
         if not losses:
             raise RamifyError(_EMPTY)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from ramify.errors import derivatives
 from ramify.probe.loss import check_follows
 from ramify.probe.replay import replay
 from ramify.tracing.kept_state import giving_back
@@ -152,7 +153,8 @@ class RecordedPass:
             handles.append(node.register_hook(keep))
         try:
             total = torch.ones_like(self._losses)  # their sum: a new one would need grad mode
-            torch.autograd.grad(self._losses, edges, total, allow_unused=True)
+            with derivatives():
+                torch.autograd.grad(self._losses, edges, total, allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()
@@ -231,6 +233,7 @@ def read_gradients(
         total = env[tape.outputs[0].index].mean()
         if not leaves or not total.requires_grad:
             return {}
-        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        with derivatives():
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     named = zip(leaves, gradients, strict=True)
     return {position: g.detach() for position, g in named if g is not None}

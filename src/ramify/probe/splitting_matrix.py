@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError, second_derivatives
+from ramify.errors import RamifyError, derivatives
 from ramify.probe.lanczos import Vectors
 from ramify.probe.loss import Loss, check_real, check_weights, checked_loss, each_batch
 from ramify.probe.recorded_pass import read_gradients
@@ -140,7 +140,7 @@ class _IndependentOperator:
         """The mean loss gradient of each channel's own parameters: one (W, D) per target."""
         return self._gather(self._slopes)
 
-    @second_derivatives()
+    @derivatives()
     def product(self, vectors: Vectors) -> Vectors:
         """S·v: one (W, D) per target, for one vector per channel."""
         if not self._slopes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
-from ramify.errors import RamifyError, second_derivatives
+from ramify.errors import RamifyError, derivatives
 from ramify.probe.replay import decomposed
 from ramify.relax.partition import NamedTensors
 from ramify.relax.searcher import (
@@ -107,6 +107,7 @@ class DARTS(Searcher):
             loss_p, of_p = self._ahead(batch_a, batch_p)
         return self._seen(loss_a, loss_p, self._update_arch(of_p))
 
+    @derivatives()
     def _ahead(self, batch_a: Any, batch_p: Any) -> tuple[Value, Gradients]:
         """L_p after one step, and its gradient with respect to α through that step."""
         # One step of gradient descent on L_a, which does not change the weights themselves.
@@ -129,7 +130,7 @@ class DARTS(Searcher):
             implicit = self._central_difference(batch_a, vectors, drawn)
         return loss_p, combined((1.0, direct), (-1.0, implicit))
 
-    @second_derivatives()
+    @derivatives()
     def _second_derivative(
         self, loss_a: Value, slope: tuple[Tensor | None, ...], vectors: Gradients
     ) -> Gradients:

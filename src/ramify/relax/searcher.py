@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ramify import distributed
 from ramify.arguments import check_settings, form_of
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, derivatives
 from ramify.probe.loss import Loss, called_loss
 from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
 from ramify.relax.substitute import Substitute
@@ -286,7 +286,8 @@ class Searcher(ABC):
         parameters = [p for named in wanted for p in named.values()]
         found: Iterable[Tensor | None] = [None] * len(parameters)
         if value.mean.requires_grad:
-            found = torch.autograd.grad(value.mean, parameters, allow_unused=True)
+            with derivatives():
+                found = torch.autograd.grad(value.mean, parameters, allow_unused=True)
         gradients = iter(distributed.mean_gradients(list(found), parameters, value.samples))
         parts = [list(islice(gradients, len(named))) for named in wanted]
         for part, named in zip(parts, wanted, strict=True):

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from ramify import distributed
 from ramify.arguments import check_settings
 from ramify.data.task import CLASSIFICATION, Task
-from ramify.errors import RamifyError, did_you_mean
+from ramify.errors import RamifyError, derivatives, did_you_mean
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
 from ramify.train.divergence import Watch
@@ -275,7 +275,8 @@ def descend(model: nn.Module, losses: Tensor, optimizer: Optimizer) -> None:
     """
     # First the mean of this process, then the gradients averaged over all processes.
     optimizer.zero_grad(set_to_none=True)
-    losses.mean().backward()
+    with derivatives():
+        losses.mean().backward()
     distributed.average_gradients(model.parameters(), len(losses))
     optimizer.step()
 
