@@ -53,6 +53,15 @@ def test_the_rise_is_that_of_the_model_without_the_block() -> None:
         assert row.cost.macs == -row.saved.macs
 
 
+def test_a_model_that_counts_its_runs_is_as_it_was() -> None:
+    model, batches = small()
+    model.register_buffer("runs", torch.zeros(()))
+    model.register_forward_hook(lambda module, _, __: module.runs.add_(1.0))
+    graph, before = ramify.trace(model, batches[0][0][:2]), snapshot(model)
+    ramify.block_sensitivity(graph, loss, batches[:1], held=batches[1:], refit=True)
+    assert snapshot(model) == before
+
+
 def test_the_influence_is_the_angle_of_the_stream() -> None:
     model, x = made("vit")
     graph = ramify.trace(model, x)

@@ -179,6 +179,34 @@ def test_the_table_and_the_figure_have_a_row_a_group_and_a_column_a_share():
     assert axes.images[0].get_array().shape == (len(report.widths), 2)
 
 
+class Observed(nn.Sequential):
+    """Observes its activations and counts its runs in eval mode too, as quantisation does."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.register_buffer("largest", torch.zeros(()))
+        self.runs = 0
+
+    def forward(self, x):
+        x = super().forward(x)
+        self.largest.copy_(torch.maximum(self.largest, x.detach().amax()))
+        self.runs += 1
+        return x
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_model_that_observes_its_runs_is_as_it_was(refit):
+    net, x = Observed().eval(), torch.randn(12, 5)
+    net(x)
+    data = [(2 * x, torch.randint(4, (12,))) for _ in range(3)]
+    graph, before = ramify.trace(net, x[:2]), snapshot(net)
+    sensitivity(graph, per_sample, data, held=data[:2], refit=refit)
+    assert snapshot(net) == before
+    largest = float(net.largest)
+    net(2 * x)
+    assert net.largest > largest
+
+
 def test_the_model_is_as_it_was_after_an_error():
     net, data = prepared("depthwise")
     before = snapshot(net)

@@ -28,6 +28,7 @@ from ramify.refit.block_takeover import refit_without
 from ramify.refit.outcome import borrowed, samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
+from ramify.tracing.recorder import untouched
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,15 @@ def block_sensitivity(
     check_current(graph)
     sample, measured_on = samples(batches, held)
     tried = _tried(graph, blocks)
-    with _angles(graph.model, tried) as cosines:
+    # A model may count or observe its own runs, in eval mode too.
+    with untouched(graph.model), _angles(graph.model, tried) as cosines:
         start = mean_loss(graph.model, loss, sample)
     if measured_on is not sample:
-        start = mean_loss(graph.model, loss, measured_on)
+        with untouched(graph.model):
+            start = mean_loss(graph.model, loss, measured_on)
     rows, now = [], graph_cost(graph)
     for block in tried:
-        with borrowed(graph.model):
+        with untouched(graph.model), borrowed(graph.model):
             if refit:
                 refit_without(graph, [block], loss, sample)
             after = loss_without(graph.model, [block], loss, measured_on)

@@ -21,6 +21,7 @@ from ramify.refit.outcome import outcome_of, samples
 from ramify.refit.takeover import Takeover, proposed
 from ramify.refit.trials import losses_of_cuts
 from ramify.tracing import ChannelGraph
+from ramify.tracing.recorder import untouched
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 """The shares of a group that are cut by default."""
@@ -216,12 +217,14 @@ def sensitivity(
     ]
     wanted = [each for each in wanted if each[2]]
     cuts = {(n, gone): [p.edit for p in ordered[n][:gone]] for n, _, gone in wanted}
-    start = mean_loss(graph.model, loss, measured_on)
-    if refit:
-        tried = (outcome_of(graph, edits, loss, sample, measured_on) for edits in cuts.values())
-        losses = [outcome.loss for outcome in tried]
-    else:
-        losses = losses_of_cuts(graph, list(cuts.values()), loss, measured_on)
+    # A model may count or observe its own runs, in eval mode too.
+    with untouched(graph.model):
+        start = mean_loss(graph.model, loss, measured_on)
+        if refit:
+            tried = (outcome_of(graph, edits, loss, sample, measured_on) for edits in cuts.values())
+            losses = [outcome.loss for outcome in tried]
+        else:
+            losses = losses_of_cuts(graph, list(cuts.values()), loss, measured_on)
     after = dict(zip(cuts, losses, strict=True))
     prices = CostModel(graph)
     rows = [
