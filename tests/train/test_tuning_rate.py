@@ -200,7 +200,8 @@ def test_no_rate_is_found_where_nothing_is_tuned_or_all_is_fresh():
         shrunk(net, batches, fresh=fresh, find_lr=True)
 
 
-def test_a_network_without_gradients_is_named():
+def test_a_loss_without_gradients_is_named():
     net, batches = classifier()
+    net.requires_grad_(False).register_parameter("spare", nn.Parameter(torch.ones(9)))
     with pytest.raises(ramify.RamifyError, match="takes gradients; unfreeze some"):
-        shrunk(net.requires_grad_(False), batches)
+        shrunk(net, batches)
