@@ -130,6 +130,23 @@ def test_every_cut_has_a_row() -> None:
     assert rows[0][0] == "pruned-0"
 
 
+def test_every_cut_has_the_learning_rate_of_its_fine_tuning() -> None:
+    events = cut_run(rounds=2)
+    untuned = [event for event in events if event["event"] != "epoch"]
+    found = []
+    for cut, rate in zip([e for e in events if e["event"] == "edit"], (0.03, 0.01), strict=True):
+        found.append({"event": "rate", "job": cut["job"], "step": cut["step"], "lr": rate})
+
+    def rates(events: Events, tuning_lr: float | None = None) -> list[str]:
+        heads, rows = outcome_table(by_seed(events), tuning_lr)
+        return [row[-1] for row in rows] if heads[-1] == "learning rate" else []
+
+    assert rates([*events, *found]) == ["0.03", "0.01"]
+    assert rates([*untuned, *found[:1]]) == ["0.03", ""]  # trained no epoch yet
+    assert rates(events, 0.02) == ["0.02", "0.02"]
+    assert rates(events) == rates(untuned, 0.02) == []
+
+
 def test_a_cut_that_did_the_opposite_has_a_ratio_with_a_minus() -> None:
     events = cut_run()
     cut = next(event for event in events if event["event"] == "edit")

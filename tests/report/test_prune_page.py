@@ -71,6 +71,22 @@ def test_several_networks_are_compared_and_stand_one_by_one(make_run: Make) -> N
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_learning_rate_of_fine_tuning_is_shown(make_run: Make) -> None:
+    events, told = cut_run(), "learning rate of the fine-tuning that followed was found by short"
+    cut = next(event for event in events if event["event"] == "edit")
+    place = events.index(cut) + 1
+    events.insert(place, {**cut, "event": "rate", "lr": 0.0173})
+    text = read(write(make_run, events)).text
+    assert told in text
+    assert "0.0173" in text
+    for fresh in (False, True):
+        text = read(write(make_run, cut_run(), tuning_lr=0.0273, from_scratch=fresh)).text
+        section = text.rsplit("What the cut cost", 1)[1].rsplit("What each layer kept", 1)[0]
+        assert told not in text
+        assert ("0.0273" in section) == ("learning rate" in section) == (not fresh)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_warnings_stand_at_the_top(make_run: Make) -> None:
     events = cut_run()
     for event in events:

@@ -44,7 +44,7 @@ class Display:
             self.learned[event["job"]] += _learned(event)
         self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
         self.cuts = {event["job"]: event for event in events if event["event"] == "edit"}
-        self.rates = {event["job"]: event["lr"] for event in events if event["event"] == "rate"}
+        self.rates = prune_lines.found_rates(events)
         self.choosing = bool(events) and self._ends_round(events[-1])
         self.progress = Progress(
             BarColumn(),
@@ -110,8 +110,7 @@ class Display:
         else:
             if event["event"] == "edit":
                 self.cuts[event["job"]] = event
-            if event["event"] == "rate":
-                self.rates[event["job"]] = event["lr"]
+            self.rates |= prune_lines.found_rates([event])
             cut = self.cuts.get(event["job"])
             rate = self.rates.get(event["job"], settings.tuning().lr)
             told = prune_lines.LINES[event["event"]](event, settings)

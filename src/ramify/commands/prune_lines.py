@@ -1,6 +1,6 @@
 """The lines that ``ramify prune`` prints about its phases while it runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ramify.commands.prune_accept import allows
@@ -148,6 +148,11 @@ def allowance_lines(
         f"the held-out samples than --accept allows, {'; '.join(broken)}: "
         f"{_gentler(tuning_lr)}."
     ]
+
+
+def found_rates(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The learning rate of fine-tuning that trials found for each job, the last one of several."""
+    return {event["job"]: event["lr"] for event in events if event["event"] == "rate"}
 
 
 def rate_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:

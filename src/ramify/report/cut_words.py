@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ramify.commands.prune_lines import harm
+from ramify.commands.prune_lines import found_rates, harm
 from ramify.data import Metric
 from ramify.errors import in_digits
 from ramify.report.cut_events import Layer, arm_of, refitted_layers
@@ -130,7 +130,7 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = 
         for cut in of_kind(events, "edit"):
             for warning in cut.get("warnings", []):
                 found.setdefault(_sentence(warning), {})[str(cut["job"])] = None
-        rates = {found["job"]: found["lr"] for found in of_kind(events, "rate")}
+        rates = found_rates(events)
         for done in of_kind(events, "result"):
             cuts = [cut for cut in of_kind(events, "edit") if cut["job"] == done["job"]]
             rate = rates.get(done["job"], tuning_lr)
@@ -186,18 +186,21 @@ def _ratio_gain(cut: Event) -> float | None:
     return measured_gain(cut) if cut["predicted_gain"] else None
 
 
-def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list[list[str]]]:
-    """The predicted and measured effect of each cut.
+def outcome_table(
+    seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The predicted and measured effect of each cut, and the learning rate of fine-tuning after it.
 
     Args:
         seeds: the events of each seed.
+        tuning_lr: as in `warnings_of`.
 
     Returns:
         The column heads, and a row for each cut; empty columns are left out.
     """
     heads = ["network", "loss before", "loss after", "rise measured", "rise predicted", "ratio"]
     metric = metric_of(event for events in seeds.values() for event in events)
-    heads += [f"{metric.words} before", f"{metric.words} after"]
+    heads += [f"{metric.words} before", f"{metric.words} after", "learning rate"]
     rows = []
     for events in seeds.values():
         cuts = of_kind(events, "edit")
@@ -210,6 +213,10 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
             row.append("" if gain is None else f"× {_brief(gain / expected, '.2g')}")
             values = [_around(cut, when) for when in _WHEN]
             row += ["" if value is None else metric.text(value) for value in values]
+            later = [event for event in events if event["job"] == cut["job"]]
+            found = [rate for rate in of_kind(later, "rate") if rate["step"] == cut["step"]]
+            given = tuning_lr if of_kind(later, "epoch") else None
+            row.append(_brief(found_rates(found).get(cut["job"], given), "g"))
             rows.append(row)
     return _known(heads, rows)
 

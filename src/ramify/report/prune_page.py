@@ -47,6 +47,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
     by_network = {seed: of_kind(events, "edit") for seed, events in seeds.items()}
     by_network = {seed: cuts for seed, cuts in by_network.items() if cuts}
     fresh = bool(record.config.get("from_scratch"))
+    tuning_lr = None if fresh else record.config.get("tuning_lr")
     course, remaining = None, None
     if phases(seeds)[0]:
         label = f"Test {metric_of(record.events).words} and size over the phases of the run"
@@ -58,14 +59,15 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
     every = [cut for cuts in by_network.values() for cut in cuts]
     return {
         "tiles": cut_tiles(seeds, fresh),
-        "warnings": warnings_of(seeds, None if fresh else record.config.get("tuning_lr")),
+        "warnings": warnings_of(seeds, tuning_lr),
         "fresh": fresh,
         "course": course,
         "floors": any("floors" in cut for cut in every),
         "in_loss": in_loss(every),
         "several_cuts": len(every) > len(by_network),
         "outcome": outcome(every),
-        "outcome_table": outcome_table(seeds),
+        "outcome_table": outcome_table(seeds, tuning_lr),
+        "found": bool(of_kind(record.events, "rate")),
         "remaining": remaining,
         "networks": [_network(cuts) for cuts in by_network.values()],
         "sensitivities": _sensitivities(seeds, record.events),

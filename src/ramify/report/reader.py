@@ -38,7 +38,7 @@ _FIELDS: dict[str, Fields] = {
     "stop": {"arm": str, "step": int, "round": int, "reason": str},
     "result": _RESULT | {"test_loss": _NUMBER},
     "sensitivity": {"groups": dict, "loss": _NUMBER},
-    "rate": {"lr": _NUMBER},
+    "rate": {"lr": _NUMBER, "step": int},
 }
 # In a search for cells logits have no accuracy, and candidates of random search are not tested.
 _SEARCHED: dict[str, Fields] = {
