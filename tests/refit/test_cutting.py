@@ -56,11 +56,15 @@ def test_latency_is_a_budget(monkeypatch):
 
     monkeypatch.setattr("ramify.refit.choosing.Knapsack", Stub)
     measured = SimpleNamespace(median=5.0)
-    monkeypatch.setattr("ramify.refit.choosing.measure_edited", lambda graph: measured)
+    for module in ("choosing", "cutting"):
+        monkeypatch.setattr(f"ramify.refit.{module}.measure_edited", lambda graph: measured)
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
-    now = graph_cost(graph).params
-    graph = cut(graph, loss, batches(data), budget={"latency": 3.0, "params": now - 10})
+    now, reports = graph_cost(graph).params, []
+    budget = {"latency": 3.0, "params": now - 10}
+    graph = cut(graph, loss, batches(data), budget=budget, log=reports.append)
+    [told] = reports[0].warnings
+    assert told.startswith("the cut network takes 5 ms and the budget is 3 ms: ")
     assert asked[0]["latency"] == -2.0
     assert asked[0]["milliseconds"] == 5.0  # both are of one measurement
     assert asked[0]["params"] == -10

@@ -13,7 +13,12 @@ PHASES = {"baseline": "full network", "scored": "search", "pruned": "fine-tuning
 CHOOSING = "cut: choosing channels and refitting the layers that read them"
 HARM = 0.01  # a loss in fine-tuning that is reported: absolute for shares, else relative
 # Reports name Python settings; on the command line these are options.
-OPTIONS = {"keep=": "--keep", "refit=True": "--refit", "several cuts": "several --rounds"}
+OPTIONS = {
+    "keep=": "--keep",
+    "refit=True": "--refit",
+    "several cuts": "several --rounds",
+    "depth=True": "--depth",
+}
 
 
 def epoch_line(event: Mapping[str, Any], settings: PruneSettings) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ramify.cost import Cost
 from ramify.errors import in_digits
 
 NARROW = 0.1
 """A warning names the layers that keep no more than this share."""
+NOISE = 1.05
+"""Times the budget: a measurement above this is reported. The shape was within it when chosen."""
+HARDLY = 3.0
+"""A share of the latency this many times the share of the MACs hardly depends on the widths."""
 
 
 def warnings_of(
@@ -75,3 +80,44 @@ def nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
         "nothing was cut, since the network is within the budget as it is, of "
         f"{in_digits(most)} ms on the inputs of the trace"
     ]
+
+
+def latency_warnings(
+    sizes: Mapping[str, float] | None,
+    latency: tuple[float, float] | None,
+    full: Cost,
+    cut: Cost,
+    *,
+    depth: bool,
+) -> list[str]:
+    """What a user should know about a cut to a latency budget.
+
+    Args:
+        sizes: the budgets of the cut, with the latency in milliseconds.
+        latency: the milliseconds before and after, as measured; None without a latency budget.
+        full: the cost before.
+        cut: the cost after.
+        depth: whether blocks could be removed as well.
+
+    Returns:
+        A sentence if the cut model was measured above its budget, and one if the budget removed so
+        many MACs that latency hardly depends on the widths; without full stops.
+    """
+    most = (sizes or {}).get("latency")
+    if most is None or latency is None:
+        return []
+    said, (before, after) = [], latency
+    if after > NOISE * most:
+        said.append(
+            f"the cut network takes {in_digits(after)} ms and the budget is {in_digits(most)} ms: "
+            "its shape was within the budget when it was chosen, so measurements vary here; time "
+            "it again when nothing else runs on the machine, and give a smaller budget if needed"
+        )
+    if not depth and HARDLY * cut.macs * before < most * full.macs:
+        said.append(
+            f"a budget of {most / before:.0%} of the latency left only "
+            f"{cut.macs / full.macs:.2g} of the MACs, since the latency of this network "
+            "hardly depends on its widths: a larger budget, or depth=True, which also removes "
+            "whole blocks, may lose much less"
+        )
+    return said

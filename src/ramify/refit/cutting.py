@@ -26,7 +26,7 @@ from ramify.probe.loss import Loss, first_complex, mean_loss
 from ramify.refit.at_chance import constant_loss
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
-from ramify.refit.cut_warnings import nothing_cut, warnings_of
+from ramify.refit.cut_warnings import latency_warnings, nothing_cut, warnings_of
 from ramify.refit.depth_choice import shortened_within
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import (
@@ -72,7 +72,7 @@ class CutReport:
             half of the samples.
         held: whether the measuring samples were not used for choosing.
         refitted: the result for each reader, in forward order.
-        warnings: the warnings for the user.
+        warnings: the warnings for the user; those about the measured latency are only here.
     """
 
     before: Cost
@@ -271,15 +271,13 @@ def cut(  # noqa: PLR0913
                 lost = mean_loss(graph.model, loss, sample) - before
         elif accept is None and most == math.inf:
             _, (selecting, said, outcome) = cut_to_size(graph)
-            own = measured_on is sample
-            start = outcome.start if own else mean_loss(graph.model, loss, measured_on)
+            start = outcome.start if held is None else mean_loss(graph.model, loss, measured_on)
         else:
             selecting, said = selecting_of(graph)
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most, accept)
         expected = math.nan if log is None else lost + expected_rise(graph, outcome, loss, sample)
-        gone = Counter(graph[edit.group].name for edit in outcome.edits)
-        shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
+        shapes = _shapes(graph, outcome.edits)
         said += [
             *warnings_of(shapes, start, outcome.loss, constant, refit),
             *nothing_cut(sizes, bool(outcome.edits or drops)),
@@ -291,10 +289,12 @@ def cut(  # noqa: PLR0913
             outcome.put(graph.model)
     # The cut is complete at this point, whatever the log does.
     if log is not None:
+        cost = CostModel(graph).cost()
+        latency = _timed(graph, milliseconds, bool(outcome.edits or drops))
         log(
             CutReport(
                 before=full_cost,
-                after=CostModel(graph).cost(),
+                after=cost,
                 widths=shapes,
                 proposals=list(selecting.proposals),
                 edits=outcome.edits,
@@ -303,9 +303,9 @@ def cut(  # noqa: PLR0913
                 predicted=expected,
                 held=held is not None,
                 refitted=outcome.refitted,
-                warnings=tuple(said),
+                warnings=(*said, *latency_warnings(sizes, latency, full_cost, cost, depth=depth)),
                 drops=tuple(drops),
-                latency=_timed(graph, milliseconds, bool(outcome.edits or drops)),
+                latency=latency,
             )
         )
     return graph
@@ -379,6 +379,12 @@ def _prunes(
             "be pruned; it is made of what the model returns"
         )
     return prunes
+
+
+def _shapes(graph: ChannelGraph, edits: Sequence[Edit]) -> dict[str, tuple[int, int]]:
+    """The width of each group before and after the prunes."""
+    gone = Counter(graph[edit.group].name for edit in edits)
+    return {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
 
 
 def _warn(said: Sequence[str]) -> None:
