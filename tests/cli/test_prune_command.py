@@ -151,6 +151,9 @@ def test_weights_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(my_net_for_prune.build(3).state_dict(), "net.pt")
     refused(call("prune", "--resume", "run"), "net.pt are not those that the run was started with")
     refused(call("prune", *options, "--model", "digits_net"), "it lacks layer1.0.weight, layer1.1")
+    Path("net.pt").unlink()
+    said = "in net.pt, and there is no such file here: run the command in the directory in which"
+    refused(call("prune", "--resume", "run"), said)
 
 
 def test_ctrl_c_in_every_phase_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_a_cut_is_told_with_what_was_predicted_and_measured(
     text, bar = shown(tmp_path / "run", dataset, epochs=2)
     patterns = [
         r"full network: finished, test accuracy [\d.]+ %, 363 parameters, [\d,]+ MACs, 6 steps in",
+        CHOOSING,
         r"cut: pruned \d of 12 channels, 363 -> \d+ parameters, [\d,]+ -> [\d,]+ MACs, test "
         r"accuracy [\d.]+ -> [\d.]+ % before fine-tuning",
         r"cut: loss predicted \+[\d.e-]+, measured \+[\d.e-]+ \([\d.]+ -> [\d.]+\) on 20 samples "
@@ -135,7 +136,7 @@ def test_warnings_and_what_was_allowed_are_whole_sentences() -> None:
     )
 
 
-def test_a_terminal_says_when_it_cuts() -> None:
+def test_a_run_says_when_it_cuts() -> None:
     full = {"event": "result", "job": "baseline-0", "arm": "baseline", "seed": 0, "steps": 4}
     full |= {"test_accuracy": 0.9, "params": 100, "macs": 2000, "seconds": 1.0}
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
@@ -148,6 +149,10 @@ def test_a_terminal_says_when_it_cuts() -> None:
     with Display(console, resolve(searcher="rarts"), []) as following:
         following.event(full)
         assert following.status.plain != CHOOSING  # a search comes first
+    text = io.StringIO()
+    with Display(Console(file=text, width=200), resolve(), []) as following:  # no terminal
+        following.event(full)
+    assert text.getvalue().splitlines()[1:] == [CHOOSING]
 
 
 def test_a_tuning_that_did_harm_is_told_right_behind_it() -> None:

@@ -322,7 +322,7 @@ def show(
         int | None, typer.Option(help="Number of channels, as for grow.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the channel groups of a network (what is edited together) and its blocks."""
+    """Print the channel groups of a network (what is edited together), its blocks and its cost."""
     from ramify.commands.launched import refuse_launched
     from ramify.commands.show import groups_of
 

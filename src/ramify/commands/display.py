@@ -119,6 +119,8 @@ class Display:
                 self._print(line)
         if prune_lines.is_cut_next(event, settings):
             self.status.plain = prune_lines.CHOOSING
+            if not self.console.is_terminal:  # it may take minutes
+                self._print(prune_lines.CHOOSING)
 
     def _at(self, line: str, status: str) -> None:
         """Show the state after an epoch; without a terminal only now and then."""

@@ -294,7 +294,17 @@ class PruneSettings(NetworkSettings):
             checked_allowance(self.accept or {})
         self._rule()
         self.search(self.seed) or self.method(self.seed)
-        if self.weights is not None and digest_of(self.weights) != self.weights_digest:
+        if self.weights is None:
+            return
+        try:
+            digest = digest_of(self.weights)
+        except RamifyError as missing:  # on resuming; a new run has found the file before
+            raise RamifyError(
+                f"the run was started with the weights in {self.weights}, and there is no such "
+                "file here: run the command in the directory in which the run was begun, or "
+                "restore the file."
+            ) from missing
+        if digest != self.weights_digest:
             raise RamifyError(
                 f"the weights in {self.weights} are not those that the run was started with; "
                 "restore the file, or begin a new run."

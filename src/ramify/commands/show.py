@@ -1,4 +1,4 @@
-"""The output of ``ramify show``: the channel groups and blocks of a network."""
+"""The output of ``ramify show``: the channel groups and blocks of a network, and its cost."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 
 from ramify.commands.export import networks_of_run
 from ramify.commands.jobs import try_model
+from ramify.cost import graph_cost
 from ramify.data import load
 from ramify.errors import RamifyError, did_you_mean
 from ramify.models import NAMES, build
@@ -17,7 +18,7 @@ from ramify.tracing.text_table import text_table
 def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
-    """The channel groups and blocks of a network, or of the result of a run, as tables."""
+    """The channel groups, blocks and cost of a network, or of the result of a run."""
     if Path(model).is_dir() and model not in NAMES:
         given = {"data": data, "input": shape, "width": width}
         given = {name: value for name, value in given.items() if value is not None}
@@ -42,7 +43,7 @@ def groups_of(
 
 
 def _shown(graph: ChannelGraph) -> str:
-    """The groups, and the blocks if there are any."""
+    """The groups, the blocks if there are any, and the cost of the whole network."""
     rows = [
         (
             block.name,
@@ -55,10 +56,10 @@ def _shown(graph: ChannelGraph) -> str:
         )
         for block in graph.blocks
     ]
-    if not rows:
-        return str(graph)
-    table = text_table(_HEADINGS, rows, (None,) * 6 + (48,))
-    return "\n".join([str(graph), "", f"{len(rows)} blocks", *table])
+    blocks = [f"{len(rows)} blocks", *text_table(_HEADINGS, rows, (None,) * 6 + (48,)), ""]
+    cost, shape = graph_cost(graph), tuple(graph.inputs.shape)
+    total = f"{cost.params:,} parameters, {cost.macs:,} MACs for an input of shape {shape}"
+    return "\n".join([str(graph), "", *(blocks if rows else ()), total])
 
 
 _HEADINGS = ("block", "kind", "params", "MACs", "drop", "insert", "why not")
