@@ -68,7 +68,7 @@ class Sensitivity:
         >>> row = SensitivityRow("conv1", 0.5, 8, loss=0.75, rise=0.25, saved=Cost(100, 2000))
         >>> report = Sensitivity(0.5, Cost(400, 10000), {"conv1": 16}, [row])
         >>> print(report)
-        The mean loss is 0.5, and rises by this when a share of one group alone goes:
+        The mean loss is 0.5, and rises by this if a share of one group alone is removed:
         group  width   50 %
         conv1     16  +0.25
         >>> report.plan(most_rise=0.1), report.plan(most_rise=0.3)
@@ -108,13 +108,14 @@ class Sensitivity:
             )
         sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
         said = (
-            f"The mean loss is {self.loss:.4g}, and rises by this when a share of one group alone"
+            f"The mean loss is {self.loss:.4g}, and rises by this if a share of one group alone is "
+            "removed:"
         )
         table = [
             "  ".join([line[0].ljust(sizes[0]), *map(str.rjust, line[1:], sizes[1:])]).rstrip()
             for line in lines
         ]
-        return "\n".join([f"{said} goes:", *table])
+        return "\n".join([said, *table])
 
     def _cells(self) -> tuple[list[float], dict[tuple[str, float], float]]:
         """The shares in order, and the rise of each group at each."""
@@ -139,13 +140,14 @@ class Sensitivity:
         names = list(self.widths)
         grid = [[max(rises.get((n, s), math.nan), least) for s in shares] for n in names]
         most = max((rise for rise in rises.values() if math.isfinite(rise)), default=1.0)
-        figure = Figure(figsize=(2.5 + 0.8 * len(shares), 1.2 + 0.24 * len(names)), layout="tight")
+        size = 3.5 + 0.8 * len(shares), 1.2 + 0.24 * len(names)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         norm = LogNorm(least, max(most, 10 * least), clip=True)
         drawn = axes.imshow(grid, cmap="viridis_r", norm=norm, aspect="auto")
         axes.set_yticks(range(len(names)), [f"{n} ({w})" for n, w in self.widths.items()])
         axes.set_xticks(range(len(shares)), [f"{100 * share:.3g} %" for share in shares])
-        axes.set_xlabel("share of the group that goes")
+        axes.set_xlabel("share removed")
         figure.colorbar(drawn, label="rise of the mean loss")
         return figure
 
