@@ -46,7 +46,7 @@ def test_one_seed_has_no_deviation(events: Events) -> None:
     rows = results_table([e for e in events if e["event"] == "result" and e["seed"] == 1])
     assert all(row["n"] == 1 and row["test_accuracy"]["sd"] is None for row in rows)
     assert "±" not in "".join(texts_of(rows[0]))
-    assert "n = 1 seed" in printed(rows)
+    assert "results of one random seed" in printed(rows)
 
 
 def test_print_table(events: Events) -> None:

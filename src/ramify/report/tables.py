@@ -145,10 +145,10 @@ def _caption(rows: Sequence[Row]) -> str:
     counts = sorted({row["n"] for row in rows})
     if not counts:
         return "No network is finished yet."
+    if counts == [1]:
+        return "results of one random seed"
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seeds = "seed" if counts == [1] else "seeds"
-    spread = "mean" if counts == [1] else "mean ± sample standard deviation"
-    return f"{spread} over n = {n} {seeds}"
+    return f"mean ± sample standard deviation over n = {n} seeds"
 
 
 def headings(rows: Iterable[Row]) -> tuple[str, str, str, str, str]:
