@@ -33,28 +33,13 @@ def _rrelu(
 ) -> Tensor:
     if not training:
         return aten.leaky_relu(x, (lower + upper) / 2)
-    return x * _slopes(x, noise, lower, upper, generator)
-
-
-def _rrelu_in_place(
-    x: Tensor,
-    noise: Tensor,
-    lower: float = 1 / 8,
-    upper: float = 1 / 3,
-    training: bool = False,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    if not training:
-        return aten.leaky_relu_(x, (lower + upper) / 2)
-    return x.mul_(_slopes(x, noise, lower, upper, generator))
-
-
-def _slopes(
-    x: Tensor, noise: Tensor, lower: float, upper: float, generator: torch.Generator | None
-) -> Tensor:
-    """The slope of each element; `noise` holds them for autograd's backward pass."""
     drawn = torch.empty_like(x).uniform_(lower, upper, generator=generator)
-    return noise.copy_(torch.where(x > 0, 1.0, drawn))
+    # Autograd's backward pass takes the slopes from `noise`.
+    return x * noise.copy_(torch.where(x > 0, 1.0, drawn))
+
+
+def _rrelu_in_place(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(_rrelu(x, *args, **kwargs))
 
 
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
