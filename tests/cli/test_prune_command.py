@@ -181,7 +181,10 @@ def test_a_run_is_retrained_shown_and_exported() -> None:
     shown = call("show", "run")
     assert shown.exit_code == 0
     small = ramify.load("run/model", build=full_network)
-    assert shown.stdout.rstrip() == str(ramify.trace(small, torch.zeros(1, 1, 8, 8))).rstrip()
+    groups, cost = shown.stdout.rstrip().rsplit("\n\n", 1)
+    assert groups.rstrip() == str(ramify.trace(small, torch.zeros(1, 1, 8, 8))).rstrip()
+    params = sum(parameter.numel() for parameter in small.parameters())
+    assert cost.startswith(f"{params:,} parameters, ")
     assert str(ramify.trace(full_network(), torch.zeros(1, 1, 8, 8))).rstrip() not in shown.stdout
     refused(call("show", "run", "--input", "1,1,8,8"), "leave --input out")
     result = call("retrain", "run")
