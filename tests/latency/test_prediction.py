@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -109,11 +110,12 @@ def test_the_tables_hold_for_the_edited_network() -> None:
 class Watched(nn.Module):
     """Two layers, each of which takes a tick a channel; notes the widths it ran with."""
 
+    seen: ClassVar[list[int]] = []
+
     def __init__(self, clock: Ticks, branch: Callable[[int], bool] = lambda width: False) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
         self.clock, self.branch = clock, branch
-        self.seen: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.a.weight.shape[0]
@@ -206,11 +208,19 @@ class Outer(nn.Module):
         return self.part(self.part(x + 1), twice=True)
 
 
+@pytest.mark.parametrize("shape", [[8], [8, 2, 1], [0, 2]])
+def test_a_shape_without_one_width_for_each_group_is_refused(shape: list[int]) -> None:
+    graph = ramify.trace(Watched(Ticks()), torch.randn(1, 3))
+    with pytest.raises(ramify.RamifyError, match="one width of at least 1 for each of the"):
+        latency.observe(graph, [np.array(shape)], rounds=1)
+
+
 class Part(nn.Module):
+    seen: ClassVar[list[float]] = []
+
     def __init__(self, clock: Ticks) -> None:
         super().__init__()
         self.clock = clock
-        self.seen: list[float] = []
 
     def forward(self, x: Tensor, twice: bool = False) -> Tensor:
         self.seen.append(x.item())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ from ramify.latency import timing
 
 
 class Recorder(nn.Module):
-    """Notes the width, the mode and the grad mode that it ran with."""
+    """Notes the widths that it runs with in eval mode; on its class, since a model is restored."""
+
+    seen: ClassVar[list[tuple[int, int]]] = []
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(8, 6), nn.Linear(6, 2)
-        self.seen: list[tuple[int, int]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not self.training:
@@ -72,10 +75,40 @@ def test_median_and_spread_without_the_warm_up(clock: list[float]) -> None:
 def test_the_model_runs_in_eval_mode_without_gradients_and_comes_back() -> None:
     net = Recorder()
     net.b.eval()
+    net.seen.clear()
     latency.measure(net, torch.randn(1, 3), repeats=2, warmup=1)
     assert net.seen == [(8, 6)] * 3
     assert net.training
     assert not net.b.training
+
+
+def test_a_model_that_counts_its_runs_is_left_as_it_was() -> None:
+    class Counted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("runs", torch.zeros(()))
+            self.cache: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            self.cache.append(x)
+            return super().forward(x)
+
+    net = Counted()
+    graph = ramify.trace(nn.Sequential(net, nn.ReLU(), nn.Linear(2, 1)), torch.randn(1, 2))
+    latency.measure(net, torch.randn(1, 2), repeats=2)
+    latency.measure_edited(graph, [ramify.Prune("0", 0)], repeats=2)
+    latency.observe(graph, [np.array([1, 1]), np.array([2, 1])], rounds=1)
+    assert net.runs == 0
+    assert net.cache == []
+
+
+def test_attention_is_timed_in_the_fused_form_that_a_user_runs() -> None:
+    forms: list[bool] = []
+    net = nn.TransformerEncoderLayer(4, 2, batch_first=True)
+    net.register_forward_hook(lambda *_: forms.append(torch.backends.mha.get_fastpath_enabled()))
+    latency.measure(net, torch.randn(1, 3, 4), repeats=1, warmup=0)
+    assert forms == [True]
 
 
 def test_an_edited_shape_is_really_run_and_taken_back() -> None:

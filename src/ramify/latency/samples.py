@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
+from ramify.latency.timing import undisturbed
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
 from ramify.tracing.indexing import Change, Index, resized
-from ramify.tracing.recorder import arguments, call, copied, eager, evaluating, untouched
+from ramify.tracing.recorder import arguments, call, copied, eager, untouched
 
 Floats = NDArray[np.float64]
 CALLS = 2  # whole forwards timed at each visit of a shape, besides the one timed by operation
@@ -144,8 +145,8 @@ def observe(
         The samples, in the order of the shapes.
 
     Raises:
-        RamifyError: `rounds` is below 1, the model is gated, or the forward runs other operations
-            at other widths.
+        RamifyError: `rounds` is below 1, a shape does not have one width of at least 1 for each
+            group, the model is gated, or the forward runs other operations at other widths.
 
     Example:
         >>> import ramify, torch
@@ -157,6 +158,12 @@ def observe(
     """
     if rounds < 1:
         raise RamifyError(f"rounds must be at least 1, but got rounds={rounds}")
+    for shape in shapes:
+        if np.shape(shape) != (len(graph.groups),) or np.min(shape, initial=1) < 1:
+            raise RamifyError(
+                f"a shape must have one width of at least 1 for each of the {len(graph.groups)} "
+                f"groups in graph.groups, but got {list(shape)}"
+            )
     check_ungated(graph.model)
     ops: list[list[Floats]] = [[] for _ in shapes]
     totals: list[list[float]] = [[] for _ in shapes]
@@ -183,7 +190,7 @@ def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, li
     whole = []
     with (
         resized(model, graph.indexing, changes),
-        evaluating(model),
+        undisturbed(model),
     ):
         for number in range(1 + CALLS):
             args, named = copied(arguments(graph.inputs))

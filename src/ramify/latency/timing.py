@@ -5,7 +5,8 @@ Measurements are noisy, so a latency is the median of repeated calls, with their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
 from ramify.tracing.indexing import Change, Changes, resized
-from ramify.tracing.recorder import arguments, copied, evaluating
+from ramify.tracing.recorder import arguments, copied, evaluating, untouched
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,22 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named arguments."""
 
 
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, *others: Any) -> Iterator[None]:
+    """Run the block in eval mode without gradients, then restore the model and the random states.
+
+    Attention keeps its fused form, which is what a user runs and what is to be timed.
+
+    Args:
+        model: the model.
+        *others: other inputs of the run, which are restored too.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with untouched(model, *others), evaluating(model):
+        torch.backends.mha.set_fastpath_enabled(fused)
+        yield
+
+
 @arguments_checked
 def measure(
     model: nn.Module,
@@ -61,6 +78,8 @@ def measure(
     clock: Clock | None = None,
 ) -> Latency:
     """Time a model's forward in eval mode, without gradients, on the device of its parameters.
+
+    The model is left as it was, even if its forward counts its runs or fills a cache.
 
     Each call gets its own copies of the inputs, made before timing starts. On a GPU the time is
     measured between two events of the current stream, with the device idle before the first. On the
@@ -97,7 +116,7 @@ def measure(
         )
     device = device_of(model)
     clock, times = clock or clock_of(device), []
-    with evaluating(model):
+    with undisturbed(model, inputs):
         timed, calls = model, [arguments(inputs)]
         if module is not None:
             timed, calls = _calls_of(model, inputs, module)
