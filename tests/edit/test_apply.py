@@ -424,3 +424,27 @@ def test_channels_whose_number_the_forward_reads_are_not_zeros_without_a_word() 
     with pytest.warns(UserWarning, match="fewer channels of 'a' .* depends on the number") as said:
         ramify.apply(graph, [Prune("a", 0), Split("a", 1), Prune("a", 2)])
     assert said[0].filename == __file__
+
+
+# ------------------------------------------------------------------------------- computed weights
+
+
+@pytest.mark.parametrize(
+    "hooked",
+    [
+        lambda layer: nn.utils.weight_norm(layer),
+        lambda layer: nn.utils.spectral_norm(layer),
+        lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.3),
+    ],
+    ids=["weight norm", "spectral norm", "mask"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_weight_that_a_hook_computes_is_right_before_the_next_run(hooked: Any) -> None:
+    net = nn.Sequential(hooked(nn.Linear(4, 8)), nn.ReLU(), hooked(nn.Linear(8, 2))).eval()
+    x = torch.randn(3, 4)
+    ramify.apply(ramify.trace(net, x), [Prune("0", 1)])
+    before = [net[0].weight.clone(), net[2].weight.clone()]
+    net(x)
+    assert net[0].weight.shape == (7, 4)
+    assert torch.equal(before[0], net[0].weight)
+    assert torch.equal(before[1], net[2].weight)

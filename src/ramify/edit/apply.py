@@ -14,6 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
@@ -30,7 +33,7 @@ from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
 from ramify.tracing.inputs import OF_INPUTS
-from ramify.tracing.modes import enter_mode
+from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.recorder import Tape, alone, modes_kept
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import near_equal
@@ -263,10 +266,22 @@ def _computes(graph: ChannelGraph) -> bool:
 
 
 def _forget(*models: Follower) -> None:
-    """Make models drop values cached from their weights, as they do when training begins."""
+    """Make models drop values cached from their weights, as they do when training begins.
+
+    A weight that a hook of torch computes before each forward is computed anew.
+    """
     for model in models:
         if not isinstance(model, nn.Module):
             continue
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, WeightNorm):
+                    set_attribute(module, hook.name, hook.compute_weight(module))
+                elif isinstance(hook, SpectralNorm):
+                    weight = hook.compute_weight(module, do_power_iteration=False)
+                    set_attribute(module, hook.name, weight)
+                elif isinstance(hook, BasePruningMethod):
+                    set_attribute(module, hook._tensor_name, hook.apply_mask(module))
         if any(type(module).train is not nn.Module.train for module in model.modules()):
             with modes_kept(model):
                 enter_mode(model, True)
