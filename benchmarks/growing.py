@@ -1,6 +1,6 @@
 """Grown networks, their shapes trained from scratch, cut networks and uniformly wide networks.
 
-    python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16]
+    python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16|uneven-16]
         [--arms uniform random ...] [--seeds 0 1 2 3 4] [--every 3] [--total 72] [--budget 4000]
         [--fraction 0.5] [--per-layer] [--grown-only] [--out FILE]
 
@@ -8,7 +8,9 @@
 training images and all 10,000 test images; the digits network grows from four channels per layer to
 4,000 parameters in 72 epochs. `resnet20` and `vgg19`: all images of CIFAR-10, from 4 channels to
 100,000 parameters and from 16 to 250,000, in 30 epochs. `resnet20-16` and `vgg19-16`: the same with
-images averaged over 2×2 pixels after augmentation, in a third of the time.
+images averaged over 2×2 pixels after augmentation, in a third of the time. `uneven-16`: a VGG of
+six layers of 2 to 16 channels, drawn anew for each seed, from 2,000 to 6,000 parameters to 12,000,
+in 12 epochs of the same images; here the network as it comes has the wrong shape.
 
 A grown network is edited every `--every` epochs until it has `--budget` parameters, and then trains
 until epoch `--total`. Its shape, and a uniformly wide network with as many parameters, are trained
@@ -277,7 +279,7 @@ def main() -> None:
             if any(all(row[name] == key[name] for name in KEY) for row in rows):
                 continue
             place = options.out.with_suffix("") / "-".join(str(value) for value in key.values())
-            rows.append(key | run(task, arm, seed, options, place))
+            rows.append(key | run(task.of(seed), arm, seed, options, place))
             add_rows(options.out, rows[-1:])
     print(table(rows))
 

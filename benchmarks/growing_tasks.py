@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ramify.data import batches, load
 from ramify.models import build
+from ramify.models.blocks import conv_norm_relu
 from ramify.models.digits_net import DigitsNet
 from ramify.probe.loss import Loss
 from ramify.train.epoch import cross_entropy, evaluate
@@ -19,6 +20,9 @@ from ramify.train.epoch import cross_entropy, evaluate
 Batch = tuple[Tensor, Tensor]
 Epochs = Callable[[int], Callable[[int], Iterable[Batch]]]
 IMAGES, PROBE, SIZE = 6000, 1024, 128
+LAYERS, WIDTHS, POOLED = 6, (2, 4, 8, 16), (1, 3)
+"""The layers of networks with drawn widths, these widths, and the layers behind which they pool."""
+UNEVEN_BUDGET = 12_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Task:
         every: epochs between edits.
         budget: parameters.
         weight_decay: of every parameter.
+        networks: of a seed, what builds its network, where networks differ in shape; then it
+            replaces `seed_network`.
     """
 
     seed_network: Callable[[], nn.Module]
@@ -46,6 +52,11 @@ class Task:
     every: int
     budget: int
     weight_decay: float = 5e-4
+    networks: Callable[[int], Callable[[], nn.Module]] | None = None
+
+    def of(self, seed: int) -> Task:
+        """The task with the network of a seed."""
+        return replace(self, seed_network=self.networks(seed)) if self.networks else self
 
     def probe(self, seed: int) -> list[Batch]:
         """A sample to judge edits by: a separate pass with its own order."""
@@ -141,10 +152,50 @@ def cifar10(name: str, width: int, budget: int, pooled: int = 1) -> Task:
     )
 
 
+def uneven() -> Task:
+    """A VGG of six layers of 2 to 16 channels, drawn for each seed, on CIFAR-10 at 16×16."""
+
+    def network(seed: int) -> Callable[[], nn.Module]:
+        return partial(vgg, 3, drawn(seed), POOLED)
+
+    whole = cifar10("vgg19", 16, UNEVEN_BUDGET, pooled=2)
+    return replace(whole, total=12, networks=network)
+
+
+def drawn(seed: int) -> tuple[int, ...]:
+    """Random widths of six layers, at least three different ones."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        picks = torch.randint(0, len(WIDTHS), (LAYERS,), generator=generator).tolist()
+        if len(set(picks)) > 2:
+            return tuple(WIDTHS[pick] for pick in picks)
+
+
+def vgg(channels: int, widths: Sequence[int], pools: Sequence[int]) -> nn.Module:
+    """Convolutions with norms and max-pools, and a linear layer on the means.
+
+    Args:
+        channels: of the images.
+        widths: of the layers.
+        pools: the layers after which images are halved.
+
+    Returns:
+        The network, for ten classes.
+    """
+    layers: list[nn.Module] = []
+    for number, width in enumerate(widths):
+        layers.append(conv_norm_relu(channels, width))
+        channels = width
+        if number in pools:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "mnist14": mnist14,
     "resnet20": partial(cifar10, "resnet20", 4, 100_000),
     "vgg19": partial(cifar10, "vgg19", 16, 250_000),
     "resnet20-16": partial(cifar10, "resnet20", 4, 100_000, pooled=2),
     "vgg19-16": partial(cifar10, "vgg19", 16, 250_000, pooled=2),
+    "uneven-16": uneven,
 }

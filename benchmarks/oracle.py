@@ -4,12 +4,13 @@
         [--methods S2D Gauss-Newton GradMax random] [--repeats 3] [--warm 400] [--steps 200]
         [--share 0.5] [--out FILE]
 
-A VGG of narrow layers is trained for `--warm` steps of 64 images. Then one layer at a time is
-widened by a `--share` of its channels with a method's best edits for it, and the network trains for
-`--steps` further steps while its learning rate falls to 0. The measured gain of the edits is the
-loss on 3,000 held-out images below that of the network trained without widening on the same
-batches. A method's ranking of the layers is judged by Spearman's rank correlation between its
-predictions, summed over the edits, and the measured gains.
+A VGG of narrow layers is trained for `--warm` steps of 64 images. Then one layer at a time gets
+the same number of new channels, a `--share` of those of the narrowest layer, by a method's best
+edits for it, and the network trains for `--steps` further steps while its learning rate falls to 0.
+The measured gain of the edits is the loss on 3,000 held-out images below that of the network
+trained without widening on the same batches. A method's ranking of the layers is judged by
+Spearman's rank correlation between its predictions, summed over the edits, and the measured gains.
+The layers of `cifar10-uneven` have 2 to 16 channels, drawn anew for each seed.
 
 Images are averaged over 2×2 pixels. Every training is a line of FILE, so that an interrupted run
 resumes; the table shows means and standard errors over the seeds' networks, from all lines in it.
@@ -27,33 +28,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from scipy.stats import spearmanr
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import ramify
+from benchmarks.growing_tasks import drawn, vgg
 from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import CostModel
 from ramify.data import load
 from ramify.methods.registry import method_named
-from ramify.models.blocks import conv_norm_relu
 from ramify.probe.loss import mean_loss
 from ramify.train.epoch import Training, cross_entropy, make_optimizer, train_epoch
 from ramify.train.norm_statistics import recompute_statistics
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
-NETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "cifar10": ((8, 8, 8, 8, 8, 8), (1, 3)),
-    "mnist": ((4, 6, 8, 6, 4), (0, 2)),
+NETS: dict[str, tuple[str, tuple[int, ...] | None, tuple[int, ...]]] = {
+    "cifar10": ("cifar10", (8, 8, 8, 8, 8, 8), (1, 3)),
+    "cifar10-uneven": ("cifar10", None, (1, 3)),
+    "mnist": ("mnist", (4, 6, 8, 6, 4), (0, 2)),
 }
-"""Widths of the layers, and the layers after which images are halved."""
+"""The data, the widths (drawn if None), and the layers after which images are halved."""
 SIZE, TRAINED, HELD, PROBED = 64, 20_000, 3_000, 2_048
 STEP = {"step": 0.1, "unit": "kernel"}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "S2D": ("s2d", STEP),
     "Gauss-Newton": ("gauss-newton", {"epochs": 6, "morphisms": ("split",), "curvature": "fisher"}),
     "GradMax": ("gradmax", {}),
+    "auto": ("auto", {}),
     "random": ("random", STEP),
 }
 WARM, AFTER = (
@@ -85,11 +89,13 @@ class Network:
     """A network in the middle of its training, which can be resumed from there many times."""
 
     def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
-        self.images = images(data)
+        name, widths, pools = NETS[data]
+        self.images = images(name)
+        self.widths = widths or drawn(seed)
         self.key: Row = {"data": data, "seed": seed}
         self.key |= {name: getattr(options, name) for name in ("warm", "steps", "share")}
         torch.manual_seed(seed)
-        self._model = vgg(self.images.x.shape[1], *NETS[data])
+        self._model = vgg(self.images.x.shape[1], self.widths, pools)
         optimizer = make_optimizer(self._model, WARM)
         first = self.images.batches(1000 + seed, options.warm)
         train_epoch(self._model, cross_entropy, first, optimizer, lambda step: 1.0)
@@ -106,7 +112,7 @@ class Network:
     def best(self, title: str, group: str) -> list[ramify.Proposal]:
         """A method's best proposals for the new channels in a group."""
         own = [one for one in self.proposals(title) if one.edit.group == group]
-        return own[: round(self.key["share"] * self.graph[group].width)]
+        return own[: round(self.key["share"] * min(self.widths))]
 
     def later(self, edits: Sequence[ramify.Edit], repeat: int) -> float:
         """The loss on held-out images after the edited network has been trained further."""
@@ -130,20 +136,10 @@ def images(data: str) -> Images:
     return Images(data)
 
 
-def vgg(channels: int, widths: Sequence[int], pools: Sequence[int]) -> nn.Module:
-    """Convolutions with norms and max-pools, and a linear layer on the means."""
-    layers: list[nn.Module] = []
-    for number, width in enumerate(widths):
-        layers.append(conv_norm_relu(channels, width))
-        channels = width
-        if number in pools:
-            layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-
-
 def said(network: Network) -> Row:
     """Every method's prediction for each layer: its gains summed over the edits, and jointly."""
     found: Row = {"groups": [group.name for group in network.groups], "said": {}, "at once": {}}
+    found["widths"] = network.widths
     trial = ramify.Trial(network.graph, cross_entropy, network.images.held)
     prices = CostModel(network.graph)
     for title in METHODS:
@@ -179,9 +175,10 @@ def missing(
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """The correlation of two rankings without ties."""
-    ranks = [torch.tensor(values).argsort().argsort().double() for values in (one, other)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+    """The correlation of two rankings, or NaN if one ranks nothing."""
+    if len(set(one)) == 1 or len(set(other)) == 1:
+        return math.nan
+    return float(spearmanr(one, other).statistic)
 
 
 def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[float]:
@@ -198,7 +195,7 @@ def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[fl
 
 KEY = ("data", "seed", "warm", "steps", "share")
 """The entries that identify a network and its training."""
-RANKINGS = ("gain", "gain a parameter", "gain a MAC", "at once")
+RANKINGS = ("gain", "gain a parameter", "gain a MAC", "at once", "narrowest first")
 
 
 def rankings(said: Row, title: str) -> list[list[float]]:
@@ -207,7 +204,7 @@ def rankings(said: Row, title: str) -> list[list[float]]:
     found = [gain]
     for cost in ("params", "macs"):
         found.append([one / price for one, price in zip(gain, said[cost], strict=True)])
-    return [*found, said["at once"][title]]
+    return [*found, said["at once"][title], [-width for width in said["widths"]]]
 
 
 def correlations(own: Sequence[Row], title: str, repeats: int) -> list[float]:

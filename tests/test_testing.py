@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "boosting": (ramify.Boosting(steps=2), {"random": True}),
     "gradmax": (ramify.GradMax(), {}),
     "auto": (ramify.Auto(), {}),
+    "bottlenecks": (ramify.Bottlenecks(share=0.0), {}),
     "line-search": (ramify.LineSearch(points=2, rounds=0), {}),
     "expansion": (ramify.Expansion(steps=2, channels=(0,)), {"random": True}),
     "l1": (ramify.L1(), {}),

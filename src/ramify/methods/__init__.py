@@ -15,6 +15,7 @@ How the files fit together:
 from ramify.methods.auto import Auto
 from ramify.methods.baselines import Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
+from ramify.methods.bottlenecks import Bottlenecks
 from ramify.methods.gauss_newton import GaussNewton
 from ramify.methods.gradmax import GradMax
 from ramify.methods.measured import Expansion, LineSearch
@@ -28,6 +29,7 @@ __all__ = [
     "Auto",
     "BNScale",
     "Boosting",
+    "Bottlenecks",
     "Expansion",
     "GaussNewton",
     "GradMax",

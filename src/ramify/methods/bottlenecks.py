@@ -1,0 +1,133 @@
+"""Growth where width is scarce, judged by what the present channels are worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ramify.arguments import check_settings
+from ramify.cost import RESOURCES, CostModel
+from ramify.edit import Prune, Split
+from ramify.errors import RamifyError
+from ramify.methods.draws import check_positive
+from ramify.methods.gradmax import GradMax
+from ramify.methods.proposal import Method, Proposal
+from ramify.methods.scores import prunable
+from ramify.methods.trial import Trial
+from ramify.probe.loss import Loss
+from ramify.tracing import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    r"""The proposals of another method for the groups in which width is scarce.
+
+    The gain of an edit is its effect now, or that of one training step. What a group gains from
+    more channels after further training is a different question, and what its present channels are
+    worth answers it better: the loss rises most where a channel is removed from a bottleneck. The
+    need of a group is that rise by the cost of one more channel,
+
+    .. math:: n_g = \frac{\max(0,\; \operatorname{mean}_{c \in g} L_{-c} - L)}{\text{cost}_g},
+
+    where :math:`L_{-c}` is the mean loss without channel c, as :class:`ramify.Trial` measures it.
+    The method's proposals for the groups with :math:`n_g` of at least `share` times the largest
+    need are returned unchanged. Groups from which no channel can be removed have no known need, and
+    their proposals are returned too. Each call measures one forward pass over the batches for every
+    removed channel.
+
+    Where this was measured, it found the layer that limits a network, and the gains of all methods
+    did not (benchmarks/README.md, "Networks with a bottleneck").
+
+    Args:
+        method: proposes the edits; by default new neurons by :class:`ramify.GradMax`.
+        share: of the largest need, from 0 (all groups) to 1 (the group with the largest).
+        channels: the most channels of each group that are removed, one at a time, spread evenly
+            over the group.
+        per: the cost: ``params``, ``macs``, ``flops`` or ``energy`` of one more channel; None for
+            the same cost of all.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> generator = torch.manual_seed(0)
+        >>> narrow = nn.Linear(16, 2)
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), narrow, nn.Tanh(), nn.Linear(2, 3))
+        >>> x = torch.randn(64, 4)
+        >>> loss = lambda model, x: (model(x) - x[:, :3]).square().sum(1)  # one number a sample
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        >>> for _ in range(300):
+        ...     optimizer.zero_grad()
+        ...     loss(net, x).mean().backward()
+        ...     optimizer.step()
+        >>> graph = ramify.trace(net, x)
+        >>> {proposal.edit.group for proposal in Bottlenecks().propose(graph, loss, [x])}
+        {'2'}
+    """
+
+    method: Method = field(default_factory=GradMax)
+    share: float = 0.25
+    channels: int = 8
+    per: str | None = "params"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_positive("channels", self.channels)
+        if not 0 <= self.share <= 1:
+            raise RamifyError(f"share must be from 0 to 1, but got {self.share}")
+        if self.per is not None and self.per not in RESOURCES:
+            raise RamifyError(
+                f"per must be one of {', '.join(RESOURCES)} or None, but got {self.per!r}"
+            )
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """The method's proposals for the groups with the largest needs, in the method's order.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated as often as the method does, and once for each
+                removed channel.
+
+        Returns:
+            The proposals.
+
+        Raises:
+            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+        """
+        held = list(batches)
+        proposals, needs = self.method.propose(graph, loss, held), self.needs(graph, loss, held)
+        able = {proposal.edit.group for proposal in proposals}
+        least = self.share * max(
+            (need for name, need in needs.items() if name in able), default=0.0
+        )
+        return [one for one in proposals if needs.get(one.edit.group, math.inf) >= least]
+
+    def needs(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, float]:
+        """The need for more channels of every group that can both gain and lose channels.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated once, and once for each removed channel.
+
+        Returns:
+            n by the name of the group: the mean rise of the loss when one channel is removed, by
+            the cost of one more.
+
+        Raises:
+            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+        """
+        trial, prices, out = Trial(graph, loss, list(batches)), CostModel(graph), {}
+        for group in prunable(graph):
+            if not group.can_split or group.width <= group.narrowest:
+                continue
+            count = min(self.channels, group.width)
+            picked = np.linspace(0, group.width - 1, count).round().astype(int).tolist()
+            rises = [-trial.decrease([Prune(group.name, channel)]) for channel in picked]
+            price = prices.added([Split(group.name, 0)]).of(self.per) if self.per else 1.0
+            out[group.name] = max(0.0, float(np.mean(rises))) / max(price, math.ulp(0.0))
+        return out

@@ -1,0 +1,105 @@
+"""Growth where width is scarce: needs against brute force, and which proposals are returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify import Bottlenecks, GradMax, RandomSplit
+
+
+def loss(model: nn.Module, x: Tensor) -> Tensor:
+    return (model(x) - x[:, :3]).square().sum(1)
+
+
+def network(widths: tuple[int, ...] = (12, 3, 6)) -> tuple[nn.Sequential, Tensor]:
+    """A perceptron that has learned to repeat three of its inputs through a narrow layer."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    before = 4
+    for width in widths:
+        layers += [nn.Linear(before, width), nn.Tanh()]
+        before = width
+    net, x = nn.Sequential(*layers, nn.Linear(before, 3)).double(), torch.randn(64, 4).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(net, x).mean().backward()
+        optimizer.step()
+    return net, x
+
+
+def by_zeroing(net: nn.Sequential, x: Tensor, number: int, channels: list[int]) -> float:
+    """The mean rise of the loss when one output of a layer is zero behind its activation."""
+    before, rises = loss(net, x).mean(), []
+    for channel in channels:
+        weight = net[number + 2].weight
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight[:, channel] = 0
+            rises.append(float(loss(net, x).mean() - before))
+            weight.copy_(kept)
+    return max(0.0, sum(rises) / len(rises))
+
+
+def test_needs_are_mean_rises_by_the_cost_of_a_channel() -> None:
+    net, x = network()
+    graph = ramify.trace(net, x)
+    needs = Bottlenecks(channels=100).needs(graph, loss, [x[:20], x[20:]])
+    prices = {"0": 4 + 1 + 3, "2": 12 + 1 + 6, "4": 3 + 1 + 3}  # incoming, bias, outgoing weights
+    widths = {"0": 12, "2": 3, "4": 6}
+    assert needs.keys() == prices.keys()
+    for name, need in needs.items():
+        rise = by_zeroing(net, x, int(name), list(range(widths[name])))
+        assert need == pytest.approx(rise / prices[name], rel=1e-9)
+
+
+def test_channels_that_are_removed_are_spread_over_the_group() -> None:
+    net, x = network()
+    needs = Bottlenecks(channels=3, per=None).needs(ramify.trace(net, x), loss, [x])
+    assert needs["0"] == pytest.approx(by_zeroing(net, x, 0, [0, 6, 11]), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", [GradMax(), RandomSplit()])
+def test_proposals_of_the_groups_in_need_are_returned_unchanged(method: Any) -> None:
+    net, x = network()
+    graph = ramify.trace(net, x)
+    every = method.propose(graph, loss, [x])
+    needs = Bottlenecks().needs(graph, loss, [x])
+    for share in (0.0, 0.1, 0.5, 1.0):
+        found = Bottlenecks(method, share=share).propose(graph, loss, iter([x]))
+        scarce = {name for name, need in needs.items() if need >= share * max(needs.values())}
+        expected = [(p.edit.group, p.gain) for p in every if p.edit.group in scarce]
+        assert [(p.edit.group, p.gain) for p in found] == expected
+    assert {p.edit.group for p in found} == {max(needs, key=lambda name: needs[name])}
+
+
+def test_the_narrow_layer_is_the_one_in_need() -> None:
+    net, x = network((12, 2, 12))
+    needs = Bottlenecks().needs(ramify.trace(net, x), loss, [x])
+    assert max(needs, key=lambda name: needs[name]) == "2"
+
+
+def test_a_layer_of_one_channel_is_grown_though_its_need_is_not_known() -> None:
+    net, x = network((8, 1, 8))
+    graph = ramify.trace(net, x)
+    method = Bottlenecks(RandomSplit(), share=1.0)
+    assert "2" not in method.needs(graph, loss, [x])
+    assert "2" in {p.edit.group for p in method.propose(graph, loss, [x])}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"share": 1.5}, "share must be from 0 to 1"),
+        ({"channels": 0}, "channels must be"),
+        ({"per": "milliseconds"}, "per must be one of"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ramify.RamifyError, match=said):
+        Bottlenecks(**settings)
