@@ -131,6 +131,7 @@ def test_every_option_reaches_the_settings() -> None:
         "tensorboard": False,
         "trial": False,
         "rescale": False,
+        "bottlenecks": False,
         "depth": False,
         "keep": 2,
         "ceiling": {"layer1*": 7, "layer2.0": 8},

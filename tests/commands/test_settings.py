@@ -74,6 +74,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "surrogate": 2.0,
         "trial": False,
         "rescale": False,
+        "bottlenecks": True,
         "depth": True,
         "probe_samples": 11,
         "seed": 5,

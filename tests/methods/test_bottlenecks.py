@@ -64,6 +64,27 @@ def test_channels_that_are_removed_are_spread_over_the_group() -> None:
     assert needs["0"] == pytest.approx(by_zeroing(net, x, 0, [0, 6, 11]), rel=1e-9)
 
 
+def test_only_the_first_batches_are_measured() -> None:
+    net, x = network()
+    graph, seen = ramify.trace(net, x), list[int]()
+
+    def counted(model: nn.Module, batch: tuple[int, Tensor]) -> Tensor:
+        seen.append(batch[0])
+        return loss(model, batch[1])
+
+    parts = list(enumerate(x.split(16)))
+    needs = Bottlenecks(samples=20).needs(graph, counted, parts)
+    assert set(seen) == {0, 1}
+    assert needs == Bottlenecks().needs(graph, loss, [x[:16], x[16:32]])
+
+
+def test_prunes_are_returned_too() -> None:
+    net, x = network()
+    graph, method = ramify.trace(net, x), ramify.L1()
+    found = Bottlenecks(method, share=1.0).propose(graph, loss, [x])
+    assert [one.edit for one in found] == [one.edit for one in method.propose(graph)]
+
+
 @pytest.mark.parametrize("method", [GradMax(), RandomSplit()])
 def test_proposals_of_the_groups_in_need_are_returned_unchanged(method: Any) -> None:
     net, x = network()
@@ -97,6 +118,7 @@ def test_a_layer_of_one_channel_is_grown_though_its_need_is_not_known() -> None:
     [
         ({"share": 1.5}, "share must be from 0 to 1"),
         ({"channels": 0}, "channels must be"),
+        ({"samples": 0}, "samples must be"),
         ({"per": "milliseconds"}, "per must be one of"),
     ],
 )

@@ -36,7 +36,7 @@ TABLE: tuple[Row, ...] = (
     ({"kind": "grow"}, {
         "method": "gauss-newton", "rounds": 4, "multiple_of": 1, "fraction": 0.35,
         "per_layer": False, "tradeoff": 3e-7, "surrogate": 3.0, "step": 0.1, "step_unit": "kernel",
-        "trial": True, "rescale": True, "depth": False, "compare": False}),
+        "trial": True, "rescale": True, "depth": False, "bottlenecks": False, "compare": False}),
 
     # --- by data set: a small network on small images, what the papers take on others. The small
     #     one has one thread: on tensors of its size a second one only waits for the first.

@@ -160,6 +160,11 @@ class GrowSettings(NetworkSettings):
         "piecewise-linear activations such as ReLU; 0 to use the true one",
         of={"method": (*SPLITTING, "auto", "gradmax", "line-search")},
     )
+    bottlenecks: bool = option(
+        GROW,
+        "Widen only the layers whose channels are worth most for their parameters (or for what "
+        "--budget limits), as measured by removing some of them, and not all layers.",
+    )
     trial: bool = option(
         GROW,
         "Try the selected changes of a round together before making them, and shorten splits and "
@@ -311,11 +316,12 @@ class GrowSettings(NetworkSettings):
                 f"per ranks gains per cost, but {values['method']} estimates no gain; "
                 "leave it out, or choose another method."
             )
-        if values["depth"] and values["method"] in PRUNING:
-            raise RamifyError(
-                f"depth inserts blocks while a network grows, but {values['method']} only prunes; "
-                "leave depth out, or choose another method."
-            )
+        for name, does in (("bottlenecks", "chooses layers to widen"), ("depth", "inserts blocks")):
+            if values[name] and values["method"] in PRUNING:
+                raise RamifyError(
+                    f"{name} {does} while a network grows, but {values['method']} only prunes; "
+                    f"leave {name} out, or choose another method."
+                )
         _refuse_sizes(given, values)
         super().refuse(given, values)
 
@@ -327,7 +333,9 @@ class GrowSettings(NetworkSettings):
         added: dict[str, Any] = {"rule": implied_rule(values, taken), "step_unit": unit}
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
-        added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
+        added |= {"bottlenecks": False, "trial": False, "rescale": False} | dict.fromkeys(
+            ("keep", "ceiling", "per")
+        )
         added |= dict.fromkeys(("groups", "sizes", "tuning_epochs")) | {"depth": False}
         rule = values.get("rule", added["rule"])
         added["per_layer"] = False if rule == "top-fraction" else None
@@ -387,6 +395,7 @@ class GrowSettings(NetworkSettings):
 
     def growth(self, seed: int) -> Method:
         """The method that proposes the edits of the job with this seed."""
+        from ramify.methods import Bottlenecks
         from ramify.methods.registry import method_named
 
         own: dict[str, Any] = {"step": self.step, "unit": self.step_unit}
@@ -403,7 +412,9 @@ class GrowSettings(NetworkSettings):
             given["radius"] = self.radius or None  # 0 asks for no bound
         if self.method in ("auto", "gradmax"):
             given["lr"] = self.lr
-        return method_named(self.method, seed=seed, settings=given)
+        method = method_named(self.method, seed=seed, settings=given)
+        per = next((name for name in self.budget or () if name in RESOURCES), "params")
+        return Bottlenecks(method, per=per) if self.bottlenecks else method
 
     def bounds(self) -> WidthBounds:
         """How narrow and how wide layers may become, and which of them may change."""
@@ -467,7 +478,7 @@ def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         out["epochs"] = max(1, total // MANY_ROUNDS)
         out["rounds"] = total // out["epochs"] - 1
     if values["rule"] == "top-fraction":
-        out["fraction"] = EARLY_FRACTION
+        out["fraction"] = 1.0 if values["bottlenecks"] else EARLY_FRACTION
         out["per_layer"] = values["method"] not in PRUNING and "per" not in given
     if values["method"] == "gauss-newton":
         out |= {"schedule": "cosine", "phase": (out.get("epochs", values["epochs"]) + 1) // 2}

@@ -18,8 +18,9 @@ from ramify.methods.gradmax import GradMax
 from ramify.methods.proposal import Method, Proposal
 from ramify.methods.scores import prunable
 from ramify.methods.trial import Trial
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, checked_loss, each_batch
 from ramify.tracing import ChannelGraph
+from ramify.tracing.recorder import evaluating, untouched
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,9 @@ class Bottlenecks:
     .. math:: n_g = \frac{\max(0,\; \operatorname{mean}_{c \in g} L_{-c} - L)}{\text{cost}_g},
 
     where :math:`L_{-c}` is the mean loss without channel c, as :class:`ramify.Trial` measures it.
-    The method's proposals for the groups with :math:`n_g` of at least `share` times the largest
-    need are returned unchanged. Groups from which no channel can be removed have no known need, and
-    their proposals are returned too. Each call measures one forward pass over the batches for every
-    removed channel.
+    The method's splits in the groups with :math:`n_g` of at least `share` times the largest need
+    are returned unchanged, and so are its prunes, and its splits in groups whose need is not known
+    because no channel can be removed. Each removed channel takes one forward pass of the samples.
 
     Where this was measured, it found the layer that limits a network, and the gains of all methods
     did not (benchmarks/README.md, "Networks with a bottleneck").
@@ -47,6 +47,8 @@ class Bottlenecks:
         share: of the largest need, from 0 (all groups) to 1 (the group with the largest).
         channels: the most channels of each group that are removed, one at a time, spread evenly
             over the group.
+        samples: the number of samples on which the loss is measured: the first batches that have
+            as many.
         per: the cost: ``params``, ``macs``, ``flops`` or ``energy`` of one more channel; None for
             the same cost of all.
 
@@ -71,11 +73,13 @@ class Bottlenecks:
     method: Method = field(default_factory=GradMax)
     share: float = 0.25
     channels: int = 8
+    samples: int = 1024
     per: str | None = "params"
 
     def __post_init__(self) -> None:
         check_settings(self)
         check_positive("channels", self.channels)
+        check_positive("samples", self.samples)
         if not 0 <= self.share <= 1:
             raise RamifyError(f"share must be from 0 to 1, but got {self.share}")
         if self.per is not None and self.per not in RESOURCES:
@@ -98,13 +102,19 @@ class Bottlenecks:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        held = list(batches)
-        proposals, needs = self.method.propose(graph, loss, held), self.needs(graph, loss, held)
-        able = {proposal.edit.group for proposal in proposals}
-        least = self.share * max(
-            (need for name, need in needs.items() if name in able), default=0.0
+        if iter(each_batch(batches)) is batches:  # it can be gone through only once
+            batches = list(batches)
+        proposals, needs = (
+            self.method.propose(graph, loss, batches),
+            self.needs(graph, loss, batches),
         )
-        return [one for one in proposals if needs.get(one.edit.group, math.inf) >= least]
+        split = {one.edit.group for one in proposals if isinstance(one.edit, Split)}
+        least = self.share * max((needs[name] for name in split & needs.keys()), default=0.0)
+        return [
+            one
+            for one in proposals
+            if isinstance(one.edit, Prune) or needs.get(one.edit.group, math.inf) >= least
+        ]
 
     def needs(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, float]:
         """The need for more channels of every group that can both gain and lose channels.
@@ -121,7 +131,8 @@ class Bottlenecks:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        trial, prices, out = Trial(graph, loss, list(batches)), CostModel(graph), {}
+        prices, out = CostModel(graph), dict[str, float]()
+        trial = Trial(graph, loss, self._sample(graph, loss, batches))
         for group in prunable(graph):
             if not group.can_split or group.width <= group.narrowest:
                 continue
@@ -131,3 +142,14 @@ class Bottlenecks:
             price = prices.added([Split(group.name, 0)]).of(self.per) if self.per else 1.0
             out[group.name] = max(0.0, float(np.mean(rises))) / max(price, math.ulp(0.0))
         return out
+
+    def _sample(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Any]:
+        """The first batches, until they have enough samples."""
+        held, count = [], 0
+        for batch in each_batch(batches):
+            held.append(batch)
+            with untouched(graph.model), evaluating(graph.model):
+                count += len(checked_loss(loss, graph.model, batch))
+            if count >= self.samples:
+                break
+        return held

@@ -10,7 +10,6 @@ from ramify.imports import made_with, object_at, takes_arguments
 from ramify.methods.auto import Auto
 from ramify.methods.baselines import Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
-from ramify.methods.bottlenecks import Bottlenecks
 from ramify.methods.gauss_newton import GaussNewton
 from ramify.methods.gradmax import GradMax
 from ramify.methods.measured import Expansion, LineSearch
@@ -28,7 +27,6 @@ METHODS: dict[str, type[Method]] = {
     "new-neuron": NewNeuron,
     "boosting": Boosting,
     "gradmax": GradMax,
-    "bottlenecks": Bottlenecks,
     "line-search": LineSearch,
     "expansion": Expansion,
     "l1": L1,

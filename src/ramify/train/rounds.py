@@ -10,7 +10,7 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError, did_you_mean
 from ramify.latency import measure_edited
-from ramify.methods import GaussNewton, Method, Proposal
+from ramify.methods import Bottlenecks, GaussNewton, Method, Proposal
 from ramify.select import BUDGETS, BudgetKnapsack, Rule, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.select.rounding import Multiple
@@ -111,6 +111,8 @@ def multiple_of(rule: Rule) -> Multiple:
 def default_rule(method: Method, budget: Mapping[str, float] | None) -> Rule:
     """The default rule: half of every layer, which was best where it was measured.
 
+    Of the layers that `Bottlenecks` proposes to widen, all channels.
+
     Args:
         method: The method that proposes.
         budget: The budget of the run, or None; then edits of Gauss-Newton have to be worth their
@@ -121,7 +123,7 @@ def default_rule(method: Method, budget: Mapping[str, float] | None) -> Rule:
     """
     if budget is None and isinstance(method, GaussNewton):
         return TradeOff(params=3e-7, per_group=0.3)
-    return TopFraction(0.5, per_group=True)
+    return TopFraction(1.0 if isinstance(method, Bottlenecks) else 0.5, per_group=True)
 
 
 def of_round(rule: Rule, left: int) -> Rule:
