@@ -34,8 +34,9 @@ from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
 from ramify.tracing.inputs import OF_INPUTS
 from ramify.tracing.modes import enter_mode, set_attribute
-from ramify.tracing.recorder import Tape, alone, modes_kept
+from ramify.tracing.recorder import Tape, modes_kept
 from ramify.tracing.unharmed import unharmed
+from ramify.tracing.untouched import alone
 from ramify.tracing.verify.comparison import near_equal
 from ramify.tracing.verify.removal import removal_is_zeroing
 from ramify.tracing.verify.trial_results import TrialResults

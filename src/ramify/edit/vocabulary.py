@@ -29,8 +29,9 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.contraction import LOOKS_UP, MOVES
 from ramify.tracing.dims import Atom, Term, resolve
 from ramify.tracing.indexing import Change, Index, sources, touches
-from ramify.tracing.recorder import alone, arguments, call, record
+from ramify.tracing.recorder import arguments, call, record
 from ramify.tracing.unharmed import unharmed
+from ramify.tracing.untouched import alone
 from ramify.tracing.verify.comparison import near_equal
 
 _NUMBERS = re.compile(r"^(padding|pad)_idx$|_token_(id|idx|index)$")

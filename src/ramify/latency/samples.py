@@ -18,7 +18,8 @@ from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.latency.timing import undisturbed
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
 from ramify.tracing.indexing import Change, Index, resized
-from ramify.tracing.recorder import arguments, call, copied, eager, untouched
+from ramify.tracing.recorder import arguments, call, copied, eager
+from ramify.tracing.untouched import untouched
 
 Floats = NDArray[np.float64]
 CALLS = 2  # whole forwards timed at each visit of a shape, besides the one timed by operation

@@ -20,7 +20,8 @@ from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
 from ramify.tracing.indexing import Change, Changes, resized
-from ramify.tracing.recorder import arguments, copied, evaluating, untouched
+from ramify.tracing.recorder import arguments, copied, evaluating
+from ramify.tracing.untouched import untouched
 
 
 @dataclass(frozen=True)

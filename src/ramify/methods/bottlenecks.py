@@ -20,7 +20,8 @@ from ramify.methods.scores import prunable
 from ramify.methods.trial import Trial
 from ramify.probe.loss import Loss, checked_loss, each_batch
 from ramify.tracing import ChannelGraph
-from ramify.tracing.recorder import evaluating, untouched
+from ramify.tracing.recorder import evaluating
+from ramify.tracing.untouched import untouched
 
 
 @dataclass(frozen=True)

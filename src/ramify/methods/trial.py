@@ -24,7 +24,8 @@ from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
 from ramify.tracing.kept_state import giving_back
-from ramify.tracing.recorder import eager, tensors_of, untouched
+from ramify.tracing.recorder import eager, tensors_of
+from ramify.tracing.untouched import untouched
 
 
 def binary_split(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:

@@ -20,8 +20,9 @@ from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
-from ramify.tracing.recorder import alone, tensors_of
+from ramify.tracing.recorder import tensors_of
 from ramify.tracing.unharmed import unharmed
+from ramify.tracing.untouched import alone
 
 
 def take_over(

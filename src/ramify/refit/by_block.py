@@ -28,7 +28,7 @@ from ramify.refit.block_takeover import refit_without
 from ramify.refit.outcome import borrowed, samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
-from ramify.tracing.recorder import untouched
+from ramify.tracing.untouched import untouched
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ramify.refit.outcome import outcome_of, samples
 from ramify.refit.takeover import Takeover, proposed
 from ramify.refit.trials import losses_of_cuts
 from ramify.tracing import ChannelGraph
-from ramify.tracing.recorder import untouched
+from ramify.tracing.untouched import untouched
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 """The shares of a group that are cut by default."""

@@ -24,8 +24,9 @@ from ramify.probe.loss import Loss
 from ramify.refit.outcome import samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
-from ramify.tracing.recorder import alone, evaluating, untouched
+from ramify.tracing.recorder import evaluating
 from ramify.tracing.unharmed import unharmed
+from ramify.tracing.untouched import alone, untouched
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ramify.errors import RamifyError, in_one_line
-from ramify.tracing.recorder import call, evaluating, untouched
+from ramify.tracing.recorder import call, evaluating
+from ramify.tracing.untouched import untouched
 
 OF_INPUTS = (
     TypeError,

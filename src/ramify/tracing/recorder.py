@@ -11,9 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import random
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,19 +19,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.tracing.attention.multihead import of_free_sizes
-from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
+from ramify.tracing.kept_state import giving_back, held_by
 from ramify.tracing.modes import enter_mode, recurrent_layers_written_out, set_attribute
 from ramify.tracing.module_calls import ModuleCall, ModuleCalls
 from ramify.tracing.random_factors import WRITTEN_OUT
-from ramify.tracing.walk import modules_of, parameters_and_buffers, walked_once
+from ramify.tracing.untouched import untouched
+from ramify.tracing.walk import modules_of, walked_once
 from ramify.tracing.walk import tensors_of as tensors_of
 from ramify.tracing.writes import Execute, Writes
 
@@ -463,49 +460,3 @@ def _tensors(result: Any, within: tuple[Any, ...] = ()) -> list[Tensor]:
         else:
             found += [v for v in tree_leaves(held_by(leaf)) if isinstance(v, Tensor)]
     return found
-
-
-_ALONE = threading.RLock()
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Allow one thread at a time to trace or edit; others wait.
-
-    A trace sets state that all threads share, and temporarily grows the model.
-    """
-    with _ALONE:
-        yield
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
-    """Restore the model and the random states after the block, whatever runs inside.
-
-    This covers buffers, modes, attributes, the contents of containers and objects, and the identity
-    of the parameters. A `Recorder` restores the values of parameters that a run writes to. These
-    writes do not raise autograd's version counters, so earlier graphs stay usable for backward.
-
-    Args:
-        model: the model.
-        *others: other inputs of the run, which are restored too.
-    """
-    with alone():
-        kept = KeptState([*modules_of(model).values(), *others])
-        parameters, buffers = (list(each.values()) for each in parameters_and_buffers(model))
-        steps: list[Callable[[], Any]] = [tensor_given_back(each) for each in parameters]
-        steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in buffers]
-        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        devices = sorted({t.device.index for t in parameters if t.device.type == "cuda"})
-        counted = tuple(t for t in (*parameters, *buffers) if not t.is_inference())
-        with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
-            steps += [
-                partial(torch.backends.mha.set_fastpath_enabled, fast_path),
-                partial(random.setstate, python_state),
-                partial(np.random.set_state, numpy_state),
-            ]
-            with giving_back(lambda: [*kept.steps(), *(("a tensor", step) for step in steps)]):
-                # The fused encoder layer is one opaque operation; the plain form computes the same.
-                torch.backends.mha.set_fastpath_enabled(False)
-                yield

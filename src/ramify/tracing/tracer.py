@@ -20,12 +20,13 @@ from ramify.tracing.grouped import freeze_blocks
 from ramify.tracing.groups import ChannelGraph, Renew, build_graph
 from ramify.tracing.inputs import OF_INPUTS, check_values, runnable
 from ramify.tracing.propagate import propagate
-from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
+from ramify.tracing.recorder import Tape, aliases_of, call, record, tensors_of
 from ramify.tracing.rules.norms import BATCH_NORMS
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.sizes import SizedRun, Use
 from ramify.tracing.unharmed import unharmed
+from ramify.tracing.untouched import alone
 from ramify.tracing.verify.comparison import ReferenceRun
 from ramify.tracing.verify.other_size import other_sizes, restrict_to_common
 from ramify.tracing.verify.rule_check import check_rules

@@ -31,7 +31,7 @@ from ramify.select import Rule
 from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import find_block
-from ramify.tracing.recorder import untouched
+from ramify.tracing.untouched import untouched
 from ramify.train.edit_trials import TOLERANCE, EditTrials
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.rounds import multiple_of

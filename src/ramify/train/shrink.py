@@ -23,7 +23,8 @@ from ramify.select import Rule
 from ramify.select.rounding import Multiple
 from ramify.store.checkpoint import read_checkpoint
 from ramify.tracing import ChannelGraph, trace
-from ramify.tracing.recorder import evaluating, untouched
+from ramify.tracing.recorder import evaluating
+from ramify.tracing.untouched import untouched
 from ramify.train.cut_rounds import CutRounds, Cutting
 from ramify.train.epoch import Training, check_trainable
 from ramify.train.history import Event

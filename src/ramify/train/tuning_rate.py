@@ -15,7 +15,7 @@ from ramify.errors import Diverged
 from ramify.probe.loss import Loss, mean_loss, shaped_loss
 from ramify.refit.at_chance import constant_loss
 from ramify.refit.outcome import put_state, state_of
-from ramify.tracing.recorder import untouched
+from ramify.tracing.untouched import untouched
 from ramify.train.epoch import Training, check_trains, descend, make_optimizer
 from ramify.train.norm_statistics import recompute_statistics
 from ramify.train.passes import Data, Epoch
