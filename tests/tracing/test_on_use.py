@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import ramify
 from ramify.tracing import on_use
-from ramify.tracing.indexing import Change, resized
+from ramify.tracing.indexing import Change
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import call, record
+from ramify.tracing.resizing import resized
 
 WIDE = 300  # 300 by 300 numbers are enough to be put off
 

@@ -31,10 +31,11 @@ from ramify.errors import RamifyError, in_one_line
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
-from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
+from ramify.tracing.indexing import Change, Changes, Index, new_size
 from ramify.tracing.inputs import OF_INPUTS
 from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.recorder import Tape, modes_kept
+from ramify.tracing.resizing import resized
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.untouched import alone
 from ramify.tracing.verify.comparison import near_equal

@@ -20,16 +20,10 @@ from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, check_writable
 from ramify.tracing.dims import Fixed
 from ramify.tracing.grouped import ANY_WIDTH, BLOCK, SETTING
-from ramify.tracing.indexing import (
-    Scaling,
-    attribute_values,
-    positions,
-    reindex,
-    set_data,
-    sources,
-)
+from ramify.tracing.indexing import Scaling, positions, reindex, sources
 from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import tensors_of
+from ramify.tracing.resizing import attribute_values, set_data
 
 _ANY_WIDTH = (
     f"widths of the experts are no multiples of {BLOCK} bytes any more, as grouped products need: "

@@ -17,8 +17,9 @@ from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.latency.timing import undisturbed
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
-from ramify.tracing.indexing import Change, Index, resized
+from ramify.tracing.indexing import Change, Index
 from ramify.tracing.recorder import arguments, call, copied, eager
+from ramify.tracing.resizing import resized
 from ramify.tracing.untouched import untouched
 
 Floats = NDArray[np.float64]

@@ -19,8 +19,9 @@ from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
-from ramify.tracing.indexing import Change, Changes, resized
+from ramify.tracing.indexing import Change, Changes
 from ramify.tracing.recorder import arguments, copied, evaluating
+from ramify.tracing.resizing import resized
 from ramify.tracing.untouched import untouched
 
 

@@ -22,9 +22,10 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError, derivatives
 from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
+from ramify.tracing.indexing import Changes, Slot, positions, sources, touches
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import eager, tensors_of
+from ramify.tracing.resizing import resized
 from ramify.tracing.untouched import untouched
 
 

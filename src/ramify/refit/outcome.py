@@ -30,9 +30,9 @@ from ramify.refit.paired_runs import Runs
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
-from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import evaluating, tensors_of
+from ramify.tracing.resizing import resized, set_data
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.writes import storage_of
 

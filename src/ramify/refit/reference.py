@@ -14,9 +14,10 @@ from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.tracing import ChannelGraph
 from ramify.tracing.grouped import holder_of
-from ramify.tracing.indexing import set_data, sources
+from ramify.tracing.indexing import sources
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import tensors_of
+from ramify.tracing.resizing import set_data
 
 
 class Reference:

@@ -21,8 +21,8 @@ from ramify.probe.loss import Loss, shaped_loss
 from ramify.refit.player import Player
 from ramify.refit.tapes import for_other, same_operations, same_until, tapes_of
 from ramify.tracing import ChannelGraph
-from ramify.tracing.indexing import resized
 from ramify.tracing.recorder import Tape, tensors_of
+from ramify.tracing.resizing import resized
 
 
 def losses_of_cuts(

@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import Index, owners, set_data
+from ramify.tracing.indexing import Index, owners
 from ramify.tracing.recorder import tensors_of
+from ramify.tracing.resizing import set_data
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,8 +54,8 @@ from ramify.store.runtime import (
 from ramify.tracing import check_ungated, check_whole
 from ramify.tracing.attention.multihead import convert
 from ramify.tracing.grouped import settle
-from ramify.tracing.indexing import set_data
 from ramify.tracing.modes import set_attribute
+from ramify.tracing.resizing import set_data
 
 SUFFIX = ".safetensors"
 _WRAPPERS = {

@@ -10,9 +10,10 @@ from torch import nn
 
 from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import Atom
-from ramify.tracing.indexing import Change, Index, Indexing, resized
+from ramify.tracing.indexing import Change, Index, Indexing
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import call, record
+from ramify.tracing.resizing import resized
 from ramify.tracing.verify.comparison import near_equal
 
 

@@ -15,9 +15,10 @@ from ramify.tracing.contraction import ProductKey
 from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import Atom, atoms_of
 from ramify.tracing.flow import DimFlow
-from ramify.tracing.indexing import Changes, Indexing, new_size, resized
+from ramify.tracing.indexing import Changes, Indexing, new_size
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import call, record
+from ramify.tracing.resizing import resized
 from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.verify.comparison import ReferenceRun
 

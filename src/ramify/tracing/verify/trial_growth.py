@@ -32,10 +32,11 @@ from ramify.tracing.dims import (
 )
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.grouped import BLOCK, atoms_in_blocks
-from ramify.tracing.indexing import Change, Indexing, new_size, resized
+from ramify.tracing.indexing import Change, Indexing, new_size
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import call, record
+from ramify.tracing.resizing import resized
 from ramify.tracing.roles import indexing_of, roles_of
 from ramify.tracing.rules.registry import rule_for
 from ramify.tracing.shapes_only import ShapesOnly, ValueAsked
