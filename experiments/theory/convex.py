@@ -7,14 +7,12 @@ w = u = α = 0, where L_a and L_p have no curvature.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
 
-from ramify.relax import RARTS
+from experiments.rarts.example_2_4.problem import auxiliary_weight, bounds, by_gradient_descent
 
 LAM, BETA = 1.0, 1.0
 SMOOTHNESS = 10.0  # L of (2.13): the curvature of L_a and L_p is at most 6, of the Lagrangian 9.8
@@ -44,12 +42,8 @@ def loss(model: nn.Module, half: str) -> Tensor:
 
 def rates() -> dict[str, float]:
     """The learning rates of w, u and α: within (2.15), and at most 1 / 3L."""
-    bounds = {
-        "auxiliary": 0.5 / (BETA / 2 + LAM * SMOOTHNESS),
-        "weights": 0.5 / (BETA / 2 + SMOOTHNESS),
-        "arch": 0.5 / ((1 + LAM) * SMOOTHNESS),
-    }
-    return {role: min(0.999 * bound, RATE) for role, bound in bounds.items()}
+    largest = bounds(LAM, BETA, SMOOTHNESS)
+    return {role: min(0.999 * bound, RATE) for role, bound in largest.items()}
 
 
 def study(steps: int) -> dict[str, Any]:
@@ -64,18 +58,8 @@ def study(steps: int) -> dict[str, Any]:
     """
     held = rates()
     model = Flat(START[1], START[2])
-    made = {role: partial(SGD, lr=rate) for role, rate in held.items()}
-    searcher = RARTS(
-        model,
-        arch=model.alpha,
-        loss=loss,
-        lam=LAM,
-        beta=BETA,
-        weight_optimizer=made["weights"],
-        arch_optimizer=made["arch"],
-        auxiliary_optimizer=made["auxiliary"],
-    )
-    auxiliary: Tensor = searcher.state_dict()["tensors"]["auxiliary"]["w"]
+    searcher = by_gradient_descent(model, loss, LAM, BETA, held)
+    auxiliary = auxiliary_weight(searcher)
     auxiliary.fill_(START[0])
     farthest, gap = sum(value**2 for value in START), []
     for _ in range(steps):

@@ -38,6 +38,11 @@ def figure(found: Mapping[str, Any]) -> Figure:
     return drawn
 
 
+def _label(axes: Axes, x: str, y: str, title: str, xscale: str = "log") -> None:
+    """Label a panel, whose vertical axis is logarithmic."""
+    axes.set(xscale=xscale, yscale="log", xlabel=x, ylabel=y, title=title)
+
+
 def _particles(axes: Axes, found: Mapping[str, Any]) -> None:
     for name, color, label in (
         ("moving", SECOND, "a) moving"),
@@ -49,13 +54,7 @@ def _particles(axes: Axes, found: Mapping[str, Any]) -> None:
         axes.plot(x, off, "o-", color=color, label=f"{label}: best against theorem")
         rule = [max(abs(1 - row["rule"] / row["best"]), 1e-9) for row in rows]
         axes.plot(x, rule, "s:", mfc="white", color=color, label=f"{label}: rule against best")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="ε",
-        ylabel="relative difference",
-        title="S2D, Theorem 2.5: the best decrease within ε",
-    )
+    _label(axes, "ε", "relative difference", "S2D, Theorem 2.5: the best decrease within ε")
     axes.legend(loc="lower right", fontsize=8)
 
 
@@ -69,16 +68,13 @@ def _curvature(axes: Axes, found: list[Mapping[str, Any]]) -> None:
     axes.plot(ranks, means, "o-", color=FIRST, label="random displacement: mean, and draws")
     axes.plot(ranks, np.ones(len(ranks)), "s:", color=SECOND, mfc="white", label="to a solution")
     axes.plot(ranks, 1 / np.array(ranks), "--", color=LIGHT["soft"], lw=1, label="1 / rank")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        ylim=(1e-3, 2),
-        xticks=ranks,
-        xticklabels=ranks,
-        xlabel="rank of the Hessian",
-        ylabel="paper's curvature over the true one",
-        title="Gauss-Newton, Theorems 1 and 2",
+    _label(
+        axes,
+        "rank of the Hessian",
+        "paper's curvature over the true one",
+        "Gauss-Newton, Theorems 1 and 2",
     )
+    axes.set(ylim=(1e-3, 2), xticks=ranks, xticklabels=ranks)
     axes.minorticks_off()
     axes.legend(loc="lower left", fontsize=8)
 
@@ -88,12 +84,11 @@ def _lemma(axes: Axes, pairs: list[tuple[float, float]]) -> None:
     axes.plot(bound, error, "o", color=FIRST, ms=4, alpha=0.6, mew=0)
     ends = np.array([error.min(), bound.max()])
     axes.plot(ends, ends, color=LIGHT["soft"], lw=1.2, label="the bound")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="bound by the splitting matrices",
-        ylabel="mean squared error",
-        title=f"S3D, Lemma 3.2, {len(pairs)} drawn networks",
+    _label(
+        axes,
+        "bound by the splitting matrices",
+        "mean squared error",
+        f"S3D, Lemma 3.2, {len(pairs)} drawn networks",
     )
     axes.legend(loc="upper left")
 
@@ -110,12 +105,11 @@ def _neurons(axes: Axes, found: Mapping[str, Any]) -> None:
     axes.plot(added, binary["loss"], "-", color=THIRD, lw=2, label="binary splits alone, m = 2")
     steps = [steps + 1 for steps in binary["allowed"].values()]
     axes.plot(steps, losses, "v--", color=THIRD, lw=1, label="Theorem B.1")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="neurons that are added, plus 1",
-        ylabel="loss",
-        title="S3D, Theorems 3.4 (m = 3) and B.1 (m = 2), c = 3",
+    _label(
+        axes,
+        "neurons that are added, plus 1",
+        "loss",
+        "S3D, Theorems 3.4 (m = 3) and B.1 (m = 2), c = 3",
     )
     axes.legend(loc="lower left", fontsize=8)
 
@@ -126,13 +120,7 @@ def _convex(axes: Axes, found: Mapping[str, Any]) -> None:
     axes.plot(
         steps, found["bound"], "--", color=LIGHT["soft"], label="bound, proportional to 1 / t"
     )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="step t",
-        ylabel="gap of the Lagrangian",
-        title="RARTS thesis, Corollary 2.6 (ii)",
-    )
+    _label(axes, "step t", "gap of the Lagrangian", "RARTS thesis, Corollary 2.6 (ii)")
     axes.legend(loc="lower left", fontsize=8)
 
 
@@ -148,10 +136,11 @@ def _noise(axes: Axes, found: list[Mapping[str, Any]]) -> None:
             color=color,
             lw=1,
         )
-    axes.set(
-        yscale="log",
-        xlabel="steps",
-        ylabel="mean gap of the Lagrangian",
-        title="RARTS thesis, Corollary 2.8 (dashed: bound, dotted: exact)",
+    _label(
+        axes,
+        "steps",
+        "mean gap of the Lagrangian",
+        "RARTS thesis, Corollary 2.8 (dashed: bound, dotted: exact)",
+        xscale="linear",
     )
     axes.legend(loc="upper right", fontsize=8)

@@ -6,16 +6,13 @@ L, μ, M and C of the corollary are known. Each chain sees its own samples.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
 
-from experiments.rarts.example_2_4.problem import closed_form
+from experiments.rarts.example_2_4.problem import auxiliary_weight, by_gradient_descent, closed_form
 from experiments.s2d.rbf.task import stream
-from ramify.relax import RARTS
 
 LAM, BETA = 1.0, 2.0
 SPREAD = 0.3  # standard deviation of each linear term
@@ -96,23 +93,16 @@ def floor(rate: float) -> float:
 def gaps(rate: float, chains: int, steps: int) -> list[float]:
     """The mean gap of the Lagrangian over the chains, every `EVERY`-th step."""
     model, generator = Chains(chains), stream(0, f"noise {rate}")
-    sgd = partial(SGD, lr=rate)
-    searcher = RARTS(
-        model,
-        arch=model.alpha,
-        loss=loss,
-        lam=LAM,
-        beta=BETA,
-        weight_optimizer=sgd,
-        arch_optimizer=sgd,
-        auxiliary_optimizer=sgd,
-    )
+    rates = dict.fromkeys(("auxiliary", "weights", "arch"), rate)
+    searcher = by_gradient_descent(model, loss, LAM, BETA, rates)
     rest, curvature = torch.tensor(closed_form(LAM, BETA), dtype=torch.float64), hessian()
     found = []
     for step in range(steps):
         if step % EVERY == 0:
-            auxiliary = searcher.state_dict()["tensors"]["auxiliary"]["w"]
-            at = torch.stack([auxiliary, model.w.detach(), model.alpha.detach()]).T - rest
+            at = (
+                torch.stack([auxiliary_weight(searcher), model.w.detach(), model.alpha.detach()]).T
+                - rest
+            )
             found.append(float(((at @ curvature) * at).sum(1).mean() / 2))
         draws = torch.randn(2, 2, chains, generator=generator, dtype=torch.float64) * SPREAD
         searcher.step(("a", draws[0]), ("p", draws[1]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from ramify import Loss
 from ramify.relax import RARTS, Searcher
 
 OPTIMUM = 1.0
@@ -52,12 +53,12 @@ def closed_form(lam: float, beta: float) -> tuple[float, float, float]:
     return w, u, 4 * beta * lam / below
 
 
-def bounds(lam: float, beta: float) -> dict[str, float]:
+def bounds(lam: float, beta: float, smoothness: float = SMOOTHNESS) -> dict[str, float]:
     """The largest learning rates of (2.15); its first bound is printed for `y` but applies to u."""
     return {
-        "auxiliary": 0.5 / (beta / 2 + lam * SMOOTHNESS),
-        "weights": 0.5 / (beta / 2 + SMOOTHNESS),
-        "arch": 0.5 / ((1 + lam) * SMOOTHNESS),
+        "auxiliary": 0.5 / (beta / 2 + lam * smoothness),
+        "weights": 0.5 / (beta / 2 + smoothness),
+        "arch": 0.5 / ((1 + lam) * smoothness),
     }
 
 
@@ -74,11 +75,30 @@ def rarts(
 ) -> RARTS:
     """RARTS on the solvable model, by plain gradient descent, from a point (w, u, α)."""
     w, u, alpha = start
-    model = Solvable(u, alpha)
+    searcher = by_gradient_descent(Solvable(u, alpha), loss, lam, beta, rates)
+    auxiliary_weight(searcher).fill_(w)
+    return searcher
+
+
+def by_gradient_descent(
+    model: nn.Module, loss: Loss, lam: float, beta: float, rates: Mapping[str, float]
+) -> RARTS:
+    """RARTS with plain gradient descent in each of its three steps.
+
+    Args:
+        model: has a weight `w` and an architecture parameter `alpha`.
+        loss: the loss that the searcher minimises.
+        lam: λ.
+        beta: β.
+        rates: the learning rates of the roles `auxiliary`, `weights` and `arch`.
+
+    Returns:
+        The searcher.
+    """
     made: dict[str, Any] = {role: partial(SGD, lr=rate) for role, rate in rates.items()}
-    searcher = RARTS(
+    return RARTS(
         model,
-        arch=model.alpha,
+        arch=cast(nn.Parameter, model.alpha),
         loss=loss,
         lam=lam,
         beta=beta,
@@ -86,8 +106,6 @@ def rarts(
         arch_optimizer=made["arch"],
         auxiliary_optimizer=made["auxiliary"],
     )
-    _auxiliary(searcher).fill_(w)
-    return searcher
 
 
 def other(
@@ -115,13 +133,14 @@ def point(searcher: Searcher) -> tuple[float, float]:
 
 
 def auxiliary(searcher: RARTS) -> float:
-    """The auxiliary weight w of RARTS."""
-    return _auxiliary(searcher).item()
+    """The auxiliary weight w of RARTS, if it is one number."""
+    return auxiliary_weight(searcher).item()
 
 
-def _auxiliary(searcher: RARTS) -> Tensor:
-    held: Tensor = searcher.state_dict()["tensors"]["auxiliary"]["w"]
-    return held
+def auxiliary_weight(searcher: RARTS) -> Tensor:
+    """The auxiliary weight w of RARTS, not a copy."""
+    weight: Tensor = searcher.state_dict()["tensors"]["auxiliary"]["w"]
+    return weight
 
 
 def least_lagrangian(lam: float, beta: float) -> float:
