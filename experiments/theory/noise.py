@@ -99,11 +99,9 @@ def gaps(rate: float, chains: int, steps: int) -> list[float]:
     found = []
     for step in range(steps):
         if step % EVERY == 0:
-            at = (
-                torch.stack([auxiliary_weight(searcher), model.w.detach(), model.alpha.detach()]).T
-                - rest
-            )
-            found.append(float(((at @ curvature) * at).sum(1).mean() / 2))
+            at = torch.stack([auxiliary_weight(searcher), model.w.detach(), model.alpha.detach()])
+            off = at.T - rest
+            found.append(float(((off @ curvature) * off).sum(1).mean() / 2))
         draws = torch.randn(2, 2, chains, generator=generator, dtype=torch.float64) * SPREAD
         searcher.step(("a", draws[0]), ("p", draws[1]))
     return found

@@ -14,6 +14,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from ramify.relax import DARTS, RARTS, Joint, MiLeNAS, Searcher
 
 Batch = tuple[Tensor, Tensor]
+Named = dict[str, Tensor]
+SGD_ALONE: dict[str, Any] = {
+    "weight_optimizer": partial(SGD, lr=0.1),
+    "arch_optimizer": partial(SGD, lr=0.2),
+}
 KINDS: dict[str, Any] = {
     "rarts": partial(RARTS, lam=0.7, beta=0.4),
     "darts-1": DARTS,
@@ -77,3 +82,9 @@ def searcher(kind: str, model: Mixed | None = None, **settings: Any) -> Searcher
     }
     made: Searcher = KINDS[kind](model, **given | settings)
     return made
+
+
+def same(one: Named, other: Named, tolerance: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, other[name], rtol=tolerance, atol=tolerance), name

@@ -11,7 +11,7 @@ Every structure states all of its groups: width, and what may be done with them:
 
 from __future__ import annotations
 
-from tests.structures import attention, cases, convs, experts, moves, norms, wiring
+from tests.structures import attention, cases, convs, experts, moves, norms, recurrent, wiring
 from tests.structures.base import STRUCTURES, Structure
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "experts",
     "moves",
     "norms",
+    "recurrent",
     "wiring",
 ]
