@@ -15,8 +15,7 @@ import ramify
 from ramify import latency
 from ramify.cost import Cost
 from ramify.latency import timing
-from ramify.select.knapsack.value_curve import Floats
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 from tests.structures.experts import MaskedExperts
 
 

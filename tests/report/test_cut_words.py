@@ -5,12 +5,12 @@ import math
 from ramify.report.cut_events import by_seed, layers_of
 from ramify.report.cut_words import (
     cut_tiles,
+    distinct_warnings,
     layer_table,
     layers_sentence,
     outcome,
     outcome_table,
     refit_sentence,
-    warnings_of,
 )
 from tests.report.cut_runs import FULL, SMALL, Events, cut_event, cut_run
 
@@ -79,12 +79,12 @@ def test_warnings_are_sentences_said_once() -> None:
         if event["event"] == "edit":
             event["warnings"] = ["'conv1' lost nearly all: raise keep="]
     told = "'conv1' lost nearly all: raise keep=."
-    assert warnings_of(by_seed(first)) == [told]
-    assert warnings_of(by_seed([*first, *second])) == [f"pruned-0: {told}"]
+    assert distinct_warnings(by_seed(first)) == [told]
+    assert distinct_warnings(by_seed([*first, *second])) == [f"pruned-0: {told}"]
     for event in second:
         if event["event"] == "edit":
             event["warnings"] = ["the cut network is at chance. Cut less."]
-    assert "pruned-1: The cut network is at chance. Cut less." in warnings_of(
+    assert "pruned-1: The cut network is at chance. Cut less." in distinct_warnings(
         by_seed(second) | {9: []}
     )
 
@@ -191,21 +191,21 @@ def test_refits_in_a_sentence() -> None:
 
 def test_a_tuning_that_did_harm_is_told() -> None:
     events = cut_run()
-    assert warnings_of({0: events}, 0.05) == []
+    assert distinct_warnings({0: events}, 0.05) == []
     after = next(event for event in events if event["event"] == "edit")["test_accuracy_after"]
     done = next(
         event for event in events if event["event"] == "result" and event["arm"] == "pruned"
     )
     done["test_accuracy"] = after - 0.2
-    [told] = warnings_of({0: events}, 0.05)
+    [told] = distinct_warnings({0: events}, 0.05)
     assert told == (
         f"Fine-tuning made the network worse than it was right after the cut, test accuracy "
         f"{100 * after:.2f} → {100 * (after - 0.2):.2f} %: give a --tuning-lr below 0.05, "
         "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
     )
-    assert warnings_of({0: events}) == []  # trained from fresh weights
+    assert distinct_warnings({0: events}) == []  # trained from fresh weights
     found = {"event": "rate", "job": done["job"], "lr": 0.003}
-    [told] = warnings_of({0: [*events, found]})
+    [told] = distinct_warnings({0: [*events, found]})
     assert "give a --tuning-lr below 0.003, " in told
     done["test_accuracy"] = after - 0.005
-    assert warnings_of({0: events}, 0.05) == []
+    assert distinct_warnings({0: events}, 0.05) == []

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import ramify
 from ramify.cost import RESOURCES, Cost, CostModel, graph_cost
-from ramify.select.knapsack.value_curve import Floats, Option, rising_values
-from ramify.tracing.indexing import Index
+from ramify.select.knapsack.value_curve import Option, rising_values
+from ramify.tracing.indexing import Floats, Index
 from tests.nets import Depthwise, Residual
 
 

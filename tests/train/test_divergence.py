@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ramify
 from ramify import RamifyError
 from ramify.store.checkpoint import read_checkpoint
-from ramify.train.divergence import Watch
+from ramify.train.divergence import DivergenceWatch
 from ramify.train.loop import train
 
 
@@ -99,7 +99,7 @@ def test_the_last_good_epoch_is_kept_with_optimizer_follower_and_checkpoint(tmp_
 )
 def test_what_left_all_bounds_is_named(spoil: Any, says: str) -> None:
     net, _, _ = problem()
-    watch = Watch(net)
+    watch = DivergenceWatch(net)
     watch.weights()
     spoil(net)
     with pytest.raises(RamifyError, match=says):
@@ -108,15 +108,15 @@ def test_what_left_all_bounds_is_named(spoil: Any, says: str) -> None:
 
 def test_the_bounds_of_a_loss() -> None:
     net, _, _ = problem()
-    watch = Watch(net)
+    watch = DivergenceWatch(net)
     for value in (1e-3, 5.0, -20.0, 900.0):  # noise of a small loss is no divergence
         watch.loss(value)
     for value in (2e4, -2e4, float("inf"), float("nan")):
         with pytest.raises(RamifyError, match=r"the loss is .*, and was 0.001 at the beginning"):
             watch.loss(value)
-    Watch(net, first_loss=1e6).loss(1e9)
+    DivergenceWatch(net, first_loss=1e6).loss(1e9)
     with pytest.raises(RamifyError, match="diverged"):
-        Watch(net, first_loss=1e6).loss(2e10)
+        DivergenceWatch(net, first_loss=1e6).loss(2e10)
 
 
 def test_ordinary_training_is_left_alone() -> None:

@@ -24,10 +24,10 @@ from ramify.cost import Sizes, counted_macs, growth
 from ramify.edit import Edit
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock
-from ramify.latency.samples import Floats, Sample, draw_shapes, observe
+from ramify.latency.samples import Sample, draw_shapes, observe
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, Fixed, Sum, Term
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 from ramify.tracing.recorder import Op
 
 VECTORS = (1, 8, 16)  # what widths are rounded up to

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.latency.timing import undisturbed
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
-from ramify.tracing.indexing import Change, Index
+from ramify.tracing.indexing import Change, Floats, Index
 from ramify.tracing.recorder import arguments, call, copied, eager
 from ramify.tracing.resizing import resized
 from ramify.tracing.untouched import untouched
 
-Floats = NDArray[np.float64]
 CALLS = 2  # whole forwards timed at each visit of a shape, besides the one timed by operation
 
 

@@ -90,10 +90,10 @@ def step_lengths(step: float, unit: str, held: Mapping[str, Tensor]) -> Tensor:
     own = lengths(held).double()
     if unit == "absolute":
         return torch.full_like(own, step)
-    return step * own / math.sqrt(layers_of(held))
+    return step * own / math.sqrt(layer_count(held))
 
 
-def layers_of(producers: Iterable[str]) -> int:
+def layer_count(producers: Iterable[str]) -> int:
     """The number of layers that these parameters belong to; a bias counts with its weight."""
     return len({name.rpartition(".")[0] for name in producers})
 

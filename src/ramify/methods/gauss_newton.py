@@ -19,7 +19,7 @@ from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods.draws import check_learnable, check_positive, layers_of
+from ramify.methods.draws import check_learnable, check_positive, layer_count
 from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import binary_split
 from ramify.probe.allocator import FreedMemoryKept
@@ -378,7 +378,7 @@ def _limits(
     for target, own in zip(found, rows, strict=True):
         names = [kernel.name for kernel in target.kernels]
         share = 1.0 if steep.isdisjoint(names) else ATTENTION_RADIUS
-        mean = _lengths(own, tensors) / math.sqrt(layers_of(names))
+        mean = _lengths(own, tensors) / math.sqrt(layer_count(names))
         limits.append(settings.radius * share * mean.clamp_min(settings.lr))
     return limits
 

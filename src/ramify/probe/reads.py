@@ -135,6 +135,7 @@ class Read:
 
 Visit = Callable[[Read], None]
 Forward = Callable[[nn.Module, Any], Any]
+"""Runs the model on one batch; `loss(model, batch)` can be used."""
 
 
 def reads(

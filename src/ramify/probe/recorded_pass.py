@@ -23,7 +23,7 @@ from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import Op, Ref, Tape, record, tensors_of
 from ramify.tracing.writes import storage_of
 
-Take = Callable[[int, Tensor], None]
+ReceiveGradient = Callable[[int, Tensor], None]
 """Receives the number of an operation and the gradient at its read."""
 
 
@@ -110,7 +110,7 @@ class RecordedPass:
         return [index for index in together if index != ref.index]
 
     def gradients(
-        self, reads: Mapping[int, Ref], made: Sequence[int], take: Take | None = None
+        self, reads: Mapping[int, Ref], made: Sequence[int], take: ReceiveGradient | None = None
     ) -> dict[int, Tensor]:
         """The gradient of each sample's loss at each consumer's own read; the graph is consumed.
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ramify.probe.reads import Forward
 from ramify.refit.readers import Course
 from ramify.refit.reference import Reference
 from ramify.refit.routing import courses_of
 from ramify.refit.tapes import tapes_of
 from ramify.tracing.recorder import Tape
-
-Forward = Callable[[nn.Module, Any], Any]
-"""Runs the model on one batch; `loss(model, batch)` can be used."""
 
 
 @dataclass(frozen=True)

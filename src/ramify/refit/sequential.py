@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.errors import RamifyError
+from ramify.probe.reads import Forward
 from ramify.refit import moments
 from ramify.refit.joins import Join, joins_of
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.norms import FullNorm, Spread, hold, slope_of
-from ramify.refit.paired_runs import Forward, Runs
+from ramify.refit.paired_runs import Runs
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader
 from ramify.refit.reference import Reference

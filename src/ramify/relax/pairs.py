@@ -16,6 +16,7 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import number_of_batches
 
 Data = Iterable[Any] | Callable[[int], Iterable[Any]]
+"""Batches: a list, a ``DataLoader``, or a function of the epoch\'s number that returns them."""
 SIDES = ("first", "second")
 
 

@@ -24,8 +24,8 @@ from ramify.report.tables import (
     metric_text,
     milliseconds,
     results_table,
+    row_texts,
     statistic,
-    texts_of,
     whole,
 )
 
@@ -195,7 +195,7 @@ def texts(networks: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
     timed = any(network.latency for network in networks)
     rows = []
     for one in networks:
-        value, params, macs, steps, time = texts_of(one.row)
+        value, params, macs, steps, time = row_texts(one.row)
         latency = milliseconds(one.latency) if one.latency else ""
         middle = [value, params, macs, *([latency] if timed else []), steps, time]
         rows.append([one.run, one.arm, str(one.row["n"]), *middle])

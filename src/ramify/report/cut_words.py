@@ -114,7 +114,9 @@ def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
 # ------------------------------------------------------------------ the cuts
 
 
-def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = None) -> list[str]:
+def distinct_warnings(
+    seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = None
+) -> list[str]:
     """The warnings of cuts and fine-tuning, each once, with the networks that it concerns.
 
     Args:
@@ -193,7 +195,7 @@ def outcome_table(
 
     Args:
         seeds: the events of each seed.
-        tuning_lr: as in `warnings_of`.
+        tuning_lr: as in `distinct_warnings`.
 
     Returns:
         The column heads, and a row for each cut; empty columns are left out.

@@ -31,7 +31,7 @@ from ramify.report.prune_page import prune_context
 from ramify.report.reader import RunRecord
 from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, sizes_figure
 from ramify.report.search_page import search_context
-from ramify.report.tables import headings, results_table, texts_of
+from ramify.report.tables import headings, results_table, row_texts
 from ramify.report.templates import filled
 from ramify.report.theme import picture
 
@@ -76,7 +76,7 @@ def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
     if command != "prune" and of_kind(events, "epoch"):
         label = f"Test {words} and parameters over training steps"
         progress = picture(progress_figure(unsized(events)), label)
-    texts = [(row["arm"], explained(row["arm"]), row["n"], texts_of(row)) for row in rows]
+    texts = [(row["arm"], explained(row["arm"]), row["n"], row_texts(row)) for row in rows]
     shown: dict[str, Any] = {
         "heads": headings(rows),
         "words": words,

@@ -19,12 +19,12 @@ from ramify.report.cut_figures import (
 )
 from ramify.report.cut_words import (
     cut_tiles,
+    distinct_warnings,
     layer_table,
     layers_sentence,
     outcome,
     outcome_table,
     refit_sentence,
-    warnings_of,
 )
 from ramify.report.events import Event, metric_of, of_kind
 from ramify.report.job_figures import channels_figure, proposals_figure, remaining_figure
@@ -59,7 +59,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
     every = [cut for cuts in by_network.values() for cut in cuts]
     return {
         "tiles": cut_tiles(seeds, fresh),
-        "warnings": warnings_of(seeds, tuning_lr),
+        "warnings": distinct_warnings(seeds, tuning_lr),
         "fresh": fresh,
         "course": course,
         "floors": any("floors" in cut for cut in every),

@@ -137,7 +137,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     for heading in headings(rows):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["arm"], *texts_of(row), style="green" if row["arm"] in MAIN else None)
+        table.add_row(row["arm"], *row_texts(row), style="green" if row["arm"] in MAIN else None)
     console.print(table)
 
 
@@ -157,7 +157,7 @@ def headings(rows: Iterable[Row]) -> tuple[str, str, str, str, str]:
     return f"test {words}", "parameters", "MACs", "steps", "time"
 
 
-def texts_of(row: Row) -> tuple[str, str, str, str, str]:
+def row_texts(row: Row) -> tuple[str, str, str, str, str]:
     """A row as text: the metric, parameters, MACs, steps, time."""
     return (
         metric_text(row),

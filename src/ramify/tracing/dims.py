@@ -169,7 +169,7 @@ def mark_inexact(term: Term, reason: str) -> None:
         atom.inexact = atom.inexact or reason
 
 
-def rank(term: Term, reason: str, least: int = 1) -> None:
+def mark_ranked(term: Term, reason: str, least: int = 1) -> None:
     """Note that these channels compete and `least` must stay; only experts may be removed."""
     for atom in leaves(term):
         atom.ranked = atom.ranked or reason

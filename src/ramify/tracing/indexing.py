@@ -17,6 +17,7 @@ from torch import Tensor
 from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
 
 Index = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 _FEW = 2**12
 """Tensors with fewer elements are copied element by element, in fewer steps."""
@@ -31,7 +32,7 @@ class Change:
     """
 
     source: Index
-    scale: NDArray[np.float64]
+    scale: Floats
     blocks: Atom | None = None
     table: Index | None = None
 
@@ -69,7 +70,7 @@ class ScaledRows:
     atom: Atom
     parts: tuple[tuple[NDArray[np.bool_], Powers], ...]
 
-    def value_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+    def value_scales(self, term: Term, changes: Changes) -> Floats:
         """The factor of the values at each new position."""
         out = np.ones(new_size(term, changes))
         scale, old = self._scale(term, changes), sources(term, changes)
@@ -78,14 +79,14 @@ class ScaledRows:
             out[mine] = scale[mine] * _gain(powers, changes)
         return out
 
-    def gradient_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+    def gradient_scales(self, term: Term, changes: Changes) -> Floats:
         """The factor of the gradients at each new position: the scale, except in these rows."""
         out, old = self._scale(term, changes), sources(term, changes)
         for rows, powers in self.parts:
             out[rows[old]] = 1.0 / _gain(powers, changes)
         return out
 
-    def _scale(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+    def _scale(self, term: Term, changes: Changes) -> Floats:
         owner = owners(term, self.atom, changes)
         change = changes.get(self.atom)
         if change is None:
@@ -98,7 +99,7 @@ def _gain(powers: Powers, changes: Changes) -> float:
     return math.prod(ratio**power for ratio, power in ratios)
 
 
-Scaling = Callable[[Term, Changes], NDArray[np.float64]]
+Scaling = Callable[[Term, Changes], Floats]
 """(resolved dimension, changes) -> the factor of the elements at each new position."""
 
 
@@ -132,7 +133,7 @@ class Indexing:
             if any(touches(term, changes) for term in terms) or any(widths):
                 yield name
 
-    def offset_scales(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
+    def offset_scales(self, slot: Slot, changes: Changes) -> Floats:
         """For each new position of a slot, the factor of a displacement there.
 
         If a copy's own rows take its scale, its displacement is scaled with them.
@@ -183,7 +184,7 @@ class Indexing:
 def _product(atoms: frozenset[Atom], others: Sequence[Scaling]) -> Scaling:
     """The scales of some axes, times other factors."""
 
-    def rule(term: Term, changes: Changes) -> NDArray[np.float64]:
+    def rule(term: Term, changes: Changes) -> Floats:
         out = scales_along(term, changes, atoms)
         for other in others:
             out = out * other(term, changes)
@@ -311,7 +312,7 @@ def kept_positions(term: Term, changes: Changes) -> Index:
     return out
 
 
-def scales_along(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDArray[np.float64]:
+def scales_along(term: Term, changes: Changes, readers: frozenset[Atom]) -> Floats:
     """For each new position, the product of the scales of its channels of `readers`."""
     if isinstance(term, Atom) and term in changes:
         change = changes[term]
@@ -389,7 +390,7 @@ def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
     return out
 
 
-def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
+def _multiply(tensor: Tensor, dim: int, scale: Floats) -> None:
     """Scale positions of one dimension in place, reading only those that change."""
     where = np.flatnonzero(scale != 1.0)
     if where.size:

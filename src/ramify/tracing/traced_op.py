@@ -132,7 +132,7 @@ class TracedOp:
 
     def rank(self, term: Term, what: str, least: int = 1) -> None:
         """Declare that the channels of this dimension compete and at least `least` must stay."""
-        dims.rank(term, self.reason(what), least)
+        dims.mark_ranked(term, self.reason(what), least)
 
     def number(self, tensor: Ref, term: Term) -> None:
         """Declare that the values of a result are indices along a dimension."""

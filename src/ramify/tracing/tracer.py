@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,13 @@ _OF_LAYOUT = frozenset({"aten::clone", "aten::view", "aten::_unsafe_view"})
 _OF_A_NORM = frozenset({"aten::add_", *(f"aten::{name}" for name in BATCH_NORMS)})
 """The operations that a batch norm has in train mode alone, such as the count of its batches."""
 
-Settings = tuple[tuple[Any, ...], bool, tuple[str, ...]]
-"""(further inputs, whether edits may reach the outputs, names that no forward calls)"""
+
+class TraceSettings(NamedTuple):
+    """The checked arguments of `trace`: further inputs, and the others by their names."""
+
+    also: tuple[Any, ...]
+    edit_outputs: bool
+    unused: tuple[str, ...]
 
 
 def trace(
@@ -132,24 +137,26 @@ def trace(
                 "can be compared: load the weights, or go back to an earlier checkpoint"
             )
     check_writable(model)
-    asked = _further(also), edit_outputs, tuple(texts_of(unused, "unused", "names of modules"))
-    check_values(inputs, *asked[0])
+    names = tuple(texts_of(unused, "unused", "names of modules"))
+    settings = TraceSettings(_further(also), edit_outputs, names)
+    all_inputs = (inputs, *settings.also)
+    check_values(*all_inputs)
     with alone(), unharmed(model):
         try:
-            return _trace(model, inputs, asked, None)
+            return _trace(model, inputs, settings, None)
         except Exception as error:
             if isinstance(error, RamifyError) or not isinstance(error, OF_INPUTS):
                 raise
             # Raises a readable error if the model itself fails.
-            usable = [runnable(model, each) for each in (inputs, *asked[0])]
-            if all(one is other for one, other in zip(usable, (inputs, *asked[0]), strict=True)):
+            usable = [runnable(model, each) for each in all_inputs]
+            if all(one is other for one, other in zip(usable, all_inputs, strict=True)):
                 raise RamifyError(
                     "the model runs on these inputs, but not while its operations are recorded "
                     f"({in_one_line(error)}): its forward may trace functions itself, as "
                     "torch.func.linearize does; make that part a custom operation "
                     "(torch.library.custom_op), with a rule of ramify.rule"
                 ) from error
-        return _trace(model, usable[0], (tuple(usable[1:]), *asked[1:]), None)
+        return _trace(model, usable[0], settings._replace(also=tuple(usable[1:])), None)
 
 
 def check_ungated(model: nn.Module) -> None:
@@ -205,7 +212,7 @@ def _further(also: Any) -> tuple[Any, ...]:
 
 
 def _trace(
-    model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
+    model: nn.Module, inputs: Any, settings: TraceSettings, known: TrialResults | None
 ) -> ChannelGraph:
     with _garbage_looked_for_less():
         return _traced(model, inputs, settings, known)
@@ -232,7 +239,7 @@ def _garbage_looked_for_less() -> Iterator[None]:
 
 
 def _traced(
-    model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
+    model: nn.Module, inputs: Any, settings: TraceSettings, known: TrialResults | None
 ) -> ChannelGraph:
     also, edit_outputs, unused = settings
     flow = empty_flow(model)
@@ -241,7 +248,7 @@ def _traced(
     references = [follow_run(model, flow, (inputs, False), edit_outputs)]
     if known is None:
         also = (*_other_branches(model, flow, inputs, edit_outputs), *also)
-        settings = also, edit_outputs, unused
+        settings = settings._replace(also=also)
     runs: list[Run] = [(x, False) for x in (inputs, *also)]
     references += [follow_run(model, flow, run, edit_outputs) for run in runs[1:]]
     evaluated = _operations(model, references[0].tape)
@@ -295,12 +302,13 @@ def _traced(
     )
 
 
-def _renewed(inputs: Any, settings: Settings, renew: Renew | None) -> tuple[Any, Settings]:
+def _renewed(
+    inputs: Any, settings: TraceSettings, renew: Renew | None
+) -> tuple[Any, TraceSettings]:
     """The inputs and settings of a trace, or the same with other inputs."""
     if renew is None:
         return inputs, settings
-    also, edit_outputs, unused = settings
-    return renew(inputs), (tuple(map(renew, also)), edit_outputs, unused)
+    return renew(inputs), settings._replace(also=tuple(map(renew, settings.also)))
 
 
 def _turned_runs(

@@ -23,7 +23,7 @@ WEIGHTS = 1e5  # bound, as a multiple of the norm of all weights at the beginnin
 
 
 @dataclass
-class Watch:
+class DivergenceWatch:
     """The loss and weight norm at the start of a run, to detect divergence.
 
     Args:

@@ -20,7 +20,7 @@ from ramify.data.task import CLASSIFICATION, Task
 from ramify.errors import RamifyError, derivatives, did_you_mean
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
-from ramify.train.divergence import Watch
+from ramify.train.divergence import DivergenceWatch
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
@@ -195,7 +195,7 @@ def train_epoch(
     factor: Callable[[int], float],
     where: str = "training",
     after_step: Callable[[nn.Module], None] | None = None,
-    watch: Watch | None = None,
+    watch: DivergenceWatch | None = None,
 ) -> tuple[float, int]:
     """One pass of ordinary training.
 
@@ -218,7 +218,7 @@ def train_epoch(
             there are no batches.
     """
     model.train()
-    watch = Watch(model) if watch is None else watch
+    watch = DivergenceWatch(model) if watch is None else watch
     total, samples, steps = 0.0, 0, 0
     for batch in batches:
         # The learning rate is a function of the step, so that resuming needs no scheduler.

@@ -17,7 +17,7 @@ from ramify.probe.loss import Loss
 from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import evaluating
-from ramify.train.divergence import Watch, restored
+from ramify.train.divergence import DivergenceWatch, restored
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
 from ramify.train.history import TRAINING, Event, Journal
@@ -106,7 +106,7 @@ class Loop:
         # All changing state is in the journal and its checkpoint, so that resuming is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
         first = next((e["train_loss"] for e in journal.history if "train_loss" in e), None)
-        watch = Watch(model, first)
+        watch = DivergenceWatch(model, first)
         while not self.through(last=ended is not None):
             now: Event = {"round": journal.round, "step": journal.step}
             where = f"round {journal.round}, epoch {journal.epoch}"

@@ -1,14 +1,12 @@
 """The training data of a run: epochs by number, and passes over them for a method."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ramify.errors import RamifyError
 from ramify.probe.loss import number_of_batches
-
-Data = Iterable[Any] | Callable[[int], Iterable[Any]]
-"""Batches: a list, a ``DataLoader``, or a function of the epoch's number that returns them."""
+from ramify.relax.pairs import Data as Data
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ramify import distributed
 from ramify.arguments import arguments_checked
 from ramify.relax import Gates, Pairs, Searcher
 from ramify.tracing.recorder import evaluating
-from ramify.train.divergence import Watch, restored
+from ramify.train.divergence import DivergenceWatch, restored
 from ramify.train.epoch import located
 from ramify.train.history import SEARCH, Event, Journal
 from ramify.train.logs import Log
@@ -83,7 +83,7 @@ def search(
         journal = Journal(SEARCH, searcher, file, log, tags or {})
         journal.resume({})
         distributed.check_ranks(searcher.model)
-        watch = Watch(searcher.model)
+        watch = DivergenceWatch(searcher.model)
         while len(journal.history) < epochs and not _ended(after_epoch, journal.history):
             with restored(searcher):
                 now = _epoch(searcher, pairs, len(journal.history), watch)
@@ -93,7 +93,7 @@ def search(
         return journal.history
 
 
-def _epoch(searcher: Searcher, pairs: Pairs, epoch: int, watch: Watch) -> Event:
+def _epoch(searcher: Searcher, pairs: Pairs, epoch: int, watch: DivergenceWatch) -> Event:
     """Take the steps of an epoch, and return its event."""
     start, seen = time.monotonic(), []
     searcher.model.train()

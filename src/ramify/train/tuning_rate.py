@@ -29,7 +29,7 @@ HARM = 0.07
 
 
 @dataclass(frozen=True)
-class Trial:
+class RateTrial:
     """A short training of the cut network, which is undone.
 
     Attributes:
@@ -55,7 +55,7 @@ class TuningRate:
     lr: float
     loss: float
     steps: int
-    trials: Sequence[Trial]
+    trials: Sequence[RateTrial]
 
     def event(self) -> dict[str, Any]:
         """Plain values for the history; None for a loss that is not finite."""
@@ -99,7 +99,7 @@ def tuning_rate(  # noqa: PLR0913  (what a fine-tuning is made of)
     """
     few = min(max(LEAST, round(SHARE * steps)), MOST)
     before = mean_loss(model, loss, held)
-    chance, best, trials = constant_loss(model, loss, held), before, list[Trial]()
+    chance, best, trials = constant_loss(model, loss, held), before, list[RateTrial]()
     rates = [float(f"{training.lr * factor:.6g}") for factor in FACTORS]
 
     def harmless(place: int) -> bool:
@@ -110,7 +110,7 @@ def tuning_rate(  # noqa: PLR0913  (what a fine-tuning is made of)
         after = _after(
             model, loss, taught, batches, few, replace(training, lr=rates[place]), sample, held
         )
-        trials.append(Trial(rates[place], after))
+        trials.append(RateTrial(rates[place], after))
         # Where it is not known how much was learned, as for a generator, take the loss itself.
         learned = max(chance - best, 0.0) if math.isfinite(chance) else abs(best)
         allowed, best = best + HARM * learned, min(best, after)

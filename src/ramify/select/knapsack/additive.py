@@ -12,8 +12,7 @@ import numpy as np
 import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.solver import milp
-from ramify.select.knapsack.value_curve import Floats
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 UNSURE = 400  # proposals in the first integer program, where the result need not be exact
 CLOSE = 1e-4  # the relative gap of that program

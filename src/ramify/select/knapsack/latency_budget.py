@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from ramify.latency import LatencyModel
 from ramify.latency.prediction import slopes
 from ramify.select.knapsack.problem import Budgets, WidthChoices
-from ramify.select.knapsack.value_curve import Floats
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 LINES = 6  # shapes around which the predicted latency is linearised
 AHEAD = 16  # larger widths of a group to try

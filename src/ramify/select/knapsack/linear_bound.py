@@ -25,8 +25,7 @@ import numpy as np
 import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.problem import Budgets, WidthChoices
-from ramify.select.knapsack.value_curve import Floats
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 Cut = tuple[Floats, float]
 """A row (N,) of the program, and the limit on its product with the shares."""

@@ -17,8 +17,7 @@ import numpy as np
 
 from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.problem import Budgets, WidthChoices
-from ramify.select.knapsack.value_curve import Floats
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 CLOSE = 1e-6  # relative to the value: a round that improves less is the last
 

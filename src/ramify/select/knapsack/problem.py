@@ -13,9 +13,9 @@ import numpy as np
 
 from ramify.cost import CostModel
 from ramify.select.candidates import Candidates
-from ramify.select.knapsack.value_curve import Floats, ValueCurve, rising_values
+from ramify.select.knapsack.value_curve import ValueCurve, rising_values
 from ramify.select.rounding import options_by_channel
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 
 @dataclass(frozen=True)

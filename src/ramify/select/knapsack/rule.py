@@ -24,11 +24,10 @@ from ramify.select.knapsack.additive import AdditiveKnapsack
 from ramify.select.knapsack.latency_budget import best_predicted
 from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.problem import Budgets, WidthChoices
-from ramify.select.knapsack.value_curve import Floats
 from ramify.select.knapsack.widths import best_widths
 from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
 TRIES = 6  # the most shapes measured for a latency budget
 NEAR = 0.03  # a shape below the latency budget by less than this share of the total is accepted

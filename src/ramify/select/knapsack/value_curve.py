@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ramify.tracing.indexing import Index
+from ramify.tracing.indexing import Floats, Index
 
-Floats = NDArray[np.float64]
 Option = tuple[int, float, int]
 """(change of width, value, number of the proposal)"""
 STAYS = -1  # in place of a proposal's number: the channel is not changed
