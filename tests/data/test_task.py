@@ -222,6 +222,7 @@ def test_a_loss_and_a_metric_of_ones_own() -> None:
         (made(TOKENS[:, :1]), "sequences of one token and no labels"),
         (made(ROWS, ROWS[:, :2], classes=["a"]), "1 names of targets for 2 targets"),
         (made(IMAGES, np.ones((6, 5, 5), int), augment=True), "asks for augment, which crops"),
+        (made(ROWS, np.arange(6) % 3, augment=True), r"asks for augment.* shape \(6, 4\) for a cl"),
         (made(ROWS, ROWS[:, 0], loss=3), "a loss that is a int: give a function"),
         (made(ROWS, ROWS[:, 0], metric=lambda model, batches: 1.0), "give a named function"),
         (made(ROWS, ROWS[:, 0], metric=Metric("loss", "loss", measure=largest)), "that of the lo"),

@@ -165,6 +165,7 @@ def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
 
 def _found(name: str, seed: int, task: str | None) -> Dataset:
     """The data set of a name, for the given task or else its own."""
+    # The named sets first, then folders, tables, objects and files of arrays.
     if name == "digits":
         return load_digits(seed)
     if name == CALTECH:
@@ -183,6 +184,7 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
     root = os.environ.get(VARIABLE)
     if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
         return load_npz(path, task)
+    # Nothing has this name: say what the user may have meant.
     if name.endswith(".npz") and Path(name).is_file():
         raise RamifyError(
             f"{name!r} is a file, and sets of this kind are given by name: give "

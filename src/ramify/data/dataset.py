@@ -248,6 +248,7 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
         >>> as_dataset(object_, "halves").task.name
         'regression'
     """
+    # A data set of another task is read anew, by its arrays.
     if isinstance(source, Dataset):
         if task in (None, source.task.name):
             return source
@@ -258,6 +259,8 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
             )
         kept = (*MEMBERS, "augment", "mean", "std")
         source = SimpleNamespace(**{key: getattr(source, key) for key in kept})
+    # The task: by its name, by the object, or by the labels. Text may come without labels, which
+    # are then the next tokens.
     found = _tensors(source, name)
     kind = task_of(source, found["x_train"], found.get("y_train"), task)
     named = bool(task or getattr(source, "task", None))
@@ -266,6 +269,7 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
             raise RamifyError(_lacks(source, name, ["y_train", "y_test"]))
         for split in SPLITS:
             found[f"x_{split}"], found[f"y_{split}"] = shifted(name, found[f"x_{split}"])
+    # Samples and labels in the types of the task, and their values checked.
     x, y = dict[str, Tensor](), dict[str, Tensor]()
     for split in SPLITS:
         x[split] = checked_samples(name, kind, found[f"x_{split}"], named=named)
@@ -282,8 +286,9 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
                 f"{name} has {strange} {word} samples with numbers that are not finite (nan or "
                 "infinite): correct them or leave them out."
             )
+    # Random crops and flips of an image keep its class or its number, but not a label per pixel.
     augment = bool(getattr(source, "augment", False))
-    if augment and kind != CLASSIFICATION and (kind != REGRESSION or x["train"].ndim != IMAGES):
+    if augment and (kind not in (CLASSIFICATION, REGRESSION) or x["train"].ndim != IMAGES):
         raise RamifyError(
             f"{name} asks for augment, which crops and flips images (N, C, H, W) without their "
             f"labels, and holds samples of shape {tuple(x['train'].shape)} for a {kind.name}: "

@@ -167,6 +167,7 @@ def _read(path: Path) -> _Table:
     filled = [(line, row) for line, row in found if any(row)]
     if not filled:
         raise RamifyError(f"{path} is empty: give a table with a line of column names and rows.")
+    # The first line holds the names of the columns.
     (_, names), *rest = filled
     if all(_number(DECIMAL.sub(r"\1.\2", name)) is not None for name in names):
         raise RamifyError(
@@ -284,6 +285,7 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
     """One feature for a column of numbers, or one for each text."""
     cells, name = table.column(number), table.names[number]
     values = [math.nan if _missing(cell) else _number(cell) for cell in cells]
+    # A column of numbers: cells without one get the mean of the training rows.
     if None not in values:
         column = np.array(values, dtype=np.float64)
         seen = column[train & ~np.isnan(column)]
@@ -291,6 +293,7 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
         mean, deviation = _moments(seen, where) if len(seen) else (0.0, 0.0)
         filled = np.where(np.isnan(column), mean, column)[:, None]
         return _Columns(filled, [name], [float(mean)], [float(deviation) or 1.0])
+    # Few texts among numbers are taken for typing errors, and not for classes.
     wrong = [place for place, value in enumerate(values) if value is None]
     if len(wrong) <= SLIPS * len(cells):
         raise RamifyError(
@@ -298,6 +301,7 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
             f"{table.lines[wrong[0]]}, where nearly all others are numbers: correct it, or leave "
             "the cell empty where its number is not known."
         )
+    # A column of texts: one feature of 0 and 1 for each different text.
     texts = sorted({cell for cell in cells if not _missing(cell)})
     if len(texts) > MOST_TEXTS:
         raise RamifyError(

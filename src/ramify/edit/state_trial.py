@@ -133,6 +133,8 @@ def _toy_copy(optimizer: Any) -> tuple[list[Any], dict[tuple[int, int], Tensor]]
     toys: dict[tuple[int, int], Tensor] = {}
     memo: dict[int, Any] = {}
     chain, shells = chain_of(optimizer), []
+    # One copy of each optimizer without attributes; `memo` replaces weights, groups and states by
+    # those of the copies wherever an attribute holds them.
     for one in chain:
         shell = object.__new__(type(one))
         memo[id(one)] = shell
@@ -155,9 +157,11 @@ def _toy_copy(optimizer: Any) -> tuple[list[Any], dict[tuple[int, int], Tensor]]
             own = [toy for place, toy in toys.items() if place[0] == number]
             settings = {k: v for k, v in group.items() if k != "params"}
             groups.append({**copy.deepcopy(settings, memo), "params": own})
+            # Weight decay would mix the toy weights into the entries.
             groups[-1] |= {k: 0.0 for k in settings if "decay" in k and _is_number(settings[k])}
             memo.setdefault(id(group), groups[-1])
         memo.setdefault(id(one.param_groups), groups)
+    # Copy the remaining attributes, which now refer to the copies.
     for one, shell in zip(chain, shells, strict=True):
         for name, value in vars(one).items():
             if name.endswith("_hooks"):

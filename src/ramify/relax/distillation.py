@@ -121,6 +121,7 @@ def distilled(
                 "the model is a script of torch.jit, whose outputs distillation cannot see: train "
                 "without a teacher, or train the model that was scripted"
             )
+        # Record the model's only call in the loss, and give the teacher the same arguments.
         calls: list[tuple[Any, Any, Any]] = []
 
         def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -142,6 +143,7 @@ def distilled(
                 f"the model gives logits of shape {tuple(own.shape)} and the teacher "
                 f"{tuple(target.shape)}; take a teacher of the same classes."
             )
+        # One divergence per sample is added to one loss per sample.
         apart = divergence(own, target, temperature)
         if losses.dim() and losses.shape != apart.shape:
             raise RamifyError(

@@ -30,7 +30,14 @@ class Rule(Protocol):
     """
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The proposals to apply."""
+        """Select the proposals to apply.
+
+        Args:
+            proposals: the proposals of a method, in any order.
+
+        Returns:
+            Some of them; none if no edit is worth it.
+        """
         ...
 
 

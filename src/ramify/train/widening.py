@@ -101,6 +101,7 @@ def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
                 f"the model has {cost.of(name):,} {name}, over the budget of {most:,.12g}: prune "
                 "it first, or give a larger budget"
             )
+    # Multiply the width of every group that can be split by one common factor.
     able = {graph[name].name for name in model.names if graph[name].can_split}
     wider = [name in able for name in model.names]
 
@@ -116,6 +117,7 @@ def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
         found = model.cost(now)
         return all(found.of(name) <= most for name, most in budget.items())
 
+    # Double the factor until it no longer fits, then find the largest one by bisection.
     low, high = 1.0, 2.0
     while any(wider) and fits(high):
         low, high = high, 2 * high

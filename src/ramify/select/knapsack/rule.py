@@ -248,10 +248,12 @@ class Knapsack:
             spent = {name: added.of(name) for name in RESOURCES}
             return _selection(picked, bound, spent)
 
+        # Without a latency budget, one problem of counted costs.
         if self.latency is None:
             choice, bound = solve(None)
             return selection(choices.all_widths(choice), bound)
 
+        # With one, widths are chosen by their predicted latency, and then measured.
         predicted = (self.predicted or learn(graph)).on(graph)
         fastest = predicted.at(choices.all_widths(choices.start)) - predicted.at(model.widths)
 
@@ -320,6 +322,7 @@ class Knapsack:
                 within.append(replace(selection, spent={**selection.spent, "latency": added}))
             return added
 
+        # Ask for a predicted latency, measure the selection, and ask again for more or less.
         fastest, narrowest = least
         asked, bound = max(most, fastest), math.inf
         while len(tried) < TRIES and asked not in (ask for ask, _ in tried):
@@ -331,6 +334,7 @@ class Knapsack:
                 break
             asked = max(_next_asked(tried, most, NEAR / 2 * (now + most)), fastest)
             asked = min(asked, 0.0) if most < 0 else asked
+        # The best selection that was measured within the budget; else the narrowest widths.
         if within:
             return max(within, key=lambda one: one.value)
         if most >= 0 and min(self.budgets.values(), default=0) >= 0:
