@@ -262,7 +262,7 @@ def eliminate(blocks: Sequence[ReaderState], left: int) -> tuple[list[int], list
 
 
 def _single(blocks: Sequence[ReaderState]) -> bool:
-    """Whether every channel is one feature everywhere, and they stand in order."""
+    """Whether every channel is one feature; `ReaderState.inside` has numbered them by channel."""
     return all(block.where.shape[2] == 1 for block in blocks)
 
 
