@@ -9,7 +9,7 @@ from ramify.report.compare_figures import front_figure
 from ramify.report.comparison import ArmResult, as_markdown, best_words, front
 from ramify.report.reader import read_events
 from ramify.report.run_figures import focus
-from ramify.report.tables import Row, measured, results_table, texts_of
+from ramify.report.tables import Row, measured, results_table, row_texts
 from ramify.store.files import write_lines
 
 
@@ -29,7 +29,7 @@ def network(number: int, value: float, params: int) -> ArmResult:
 def test_a_row_has_the_metric_of_its_events() -> None:
     rows: list[Row] = results_table([result(4.0, 10), result(5.0, 10)])
     assert measured(rows[0])["mean"] == 4.5
-    assert texts_of(rows[0])[0] == "4.500 ± 0.707"
+    assert row_texts(rows[0])[0] == "4.500 ± 0.707"
     assert "test_accuracy" not in rows[0]
 
 

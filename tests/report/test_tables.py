@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ramify.data.metric import ACCURACY
 from ramify.report import print_table, results_table, write_summary
-from ramify.report.tables import duration, short, statistic, texts_of, whole
+from ramify.report.tables import duration, row_texts, short, statistic, whole
 
 Events = list[dict[str, Any]]
 
@@ -45,7 +45,7 @@ def test_unfinished_arms_have_no_row_and_strange_ones_come_last(events: Events) 
 def test_one_seed_has_no_deviation(events: Events) -> None:
     rows = results_table([e for e in events if e["event"] == "result" and e["seed"] == 1])
     assert all(row["n"] == 1 and row["test_accuracy"]["sd"] is None for row in rows)
-    assert "±" not in "".join(texts_of(rows[0]))
+    assert "±" not in "".join(row_texts(rows[0]))
     assert "results of one random seed" in printed(rows)
 
 
@@ -58,7 +58,7 @@ def test_print_table(events: Events) -> None:
     assert "mean ± sample standard deviation over n = 3 seeds" in text
     for row in rows:
         line = next(line for line in text.splitlines() if f" {row['arm']} " in line)
-        assert all(cell in line for cell in texts_of(row))
+        assert all(cell in line for cell in row_texts(row))
 
 
 def test_print_table_of_nothing() -> None:

@@ -41,7 +41,8 @@ class Structure:
         As after an edit, the trace then takes over what the first one found.
         """
         model, inputs = self.make()
-        return tracer._trace(model, inputs, ((), False, ()), traced(self.name).trial_results)
+        settings = tracer.TraceSettings((), edit_outputs=False, unused=())
+        return tracer._trace(model, inputs, settings, traced(self.name).trial_results)
 
 
 @functools.cache
