@@ -19,6 +19,7 @@ network with twice the parameters for a third of the epochs, cuts it, and fine-t
 at about the same training cost.
 `s3d:C` is S3D with another bound c on its outgoing weights (1.3 by default), and `s3d:knapsack`
 splits into two to four copies, chosen by a knapsack in three rounds within the budget.
+`METHOD:bottlenecks` doubles the layers whose channels are worth most, by the method's edits.
 
 Rows are kept in FILE and checkpoints next to it, so that an interrupted run resumes; the table
 shows all rows in it.
@@ -58,7 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Arguments of methods that differ from their defaults."""
 KNAPSACK = 3  # rounds, as many as the others need
-LEARNING = ("gauss-newton",)  # methods that learn on all of the data
+LEARNING = ("gauss-newton", "gauss-newton:bottlenecks")  # they learn on all of the data
 
 
 def grown(
@@ -108,6 +109,9 @@ def _way(
     if kind == "knapsack":
         settings |= {"copies": (2, 3, 4), "best_of_each": True}
         rule, rounds = ramify.select.BudgetKnapsack({"params": options.budget}), KNAPSACK
+    elif kind == "bottlenecks":
+        chosen = ramify.Bottlenecks(method_named(name, seed=seed, settings=settings))
+        return chosen, ramify.TopFraction(1.0, per_group=True), rounds
     elif kind:
         settings["signed"] = float(kind)
     return method_named(name, seed=seed, settings=settings), rule, rounds
