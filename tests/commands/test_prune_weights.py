@@ -186,6 +186,20 @@ def test_weights_that_do_not_fit_are_named(
         try_widths(settings(tmp_path / "net.pt"), many)
 
 
+def test_a_mask_that_the_network_has_too_may_be_infinite(tmp_path: Path) -> None:
+    def masked() -> nn.Module:
+        net = make()
+        net.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        return net
+
+    torch.save(masked().state_dict(), tmp_path / "net.pt")
+    read = trained_network(str(tmp_path / "net.pt"), masked)
+    assert torch.equal(dict(read.named_buffers())["mask"], torch.full((3, 3), -torch.inf).triu(1))
+    torch.save(masked().state_dict() | {"mask": torch.full((3, 3), -torch.inf)}, tmp_path / "net.pt")
+    with pytest.raises(RamifyError, match="numbers that are not finite in mask"):
+        trained_network(str(tmp_path / "net.pt"), masked)
+
+
 @pytest.mark.parametrize("content", [{"epoch": 3, "loss": 0.5}, [torch.ones(2)], {}])
 def test_a_file_without_a_state_dictionary_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pt")

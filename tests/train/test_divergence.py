@@ -55,6 +55,31 @@ def test_a_rate_without_bounds_is_named_and_taken_back(norm: bool, lr: float) ->
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+class Masked(nn.Module):
+    """A layer of attention under a causal mask of minus infinity, held as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.full((5, 5), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.heads(x, x, x, attn_mask=self.mask, need_weights=False)[0]
+        return self.down(torch.relu(self.up(x))).mean(1)
+
+
+def test_a_mask_of_minus_infinity_is_no_divergence() -> None:
+    torch.manual_seed(0)
+    net, x, y = Masked(), torch.randn(32, 5, 4), torch.randint(0, 3, (32,))
+    grown = grow(net, x[:1], list(zip(x.split(16), y.split(16), strict=True)), lr=0.01)
+    assert grown.history[-1]["event"] == "stop"
+    watch = Watch(net)
+    net.mask[0, 1] = torch.nan  # type: ignore[index]
+    with pytest.raises(RamifyError, match="buffer 'mask' holds values that are not finite"):
+        watch.weights()
+
+
 def test_the_last_good_epoch_is_kept_with_optimizer_follower_and_checkpoint(tmp_path: Path) -> None:
     """The rate is good for one epoch, then there is a batch that breaks everything."""
     net, x, data = problem()

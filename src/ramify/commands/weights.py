@@ -143,7 +143,12 @@ def _fill(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
             f"{source} does not hold the weights of this {type(model).__name__}, it "
             f"{', and '.join(wrong)}: give --model and --width as it was trained."
         )
-    broken = [n for n, t in stored.items() if t.is_floating_point() and not t.isfinite().all()]
+    # A mask holds minus infinity in the network as it was built, too.
+    broken = [
+        name
+        for name, tensor in stored.items()
+        if tensor.is_floating_point() and not (tensor.isfinite() | (tensor == own[name])).all()
+    ]
     if broken:
         raise RamifyError(
             f"{source} has numbers that are not finite in {_few(broken)}: give the weights of a "

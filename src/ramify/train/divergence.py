@@ -34,9 +34,16 @@ class DivergenceWatch:
     model: nn.Module
     first_loss: float | None = None
     _length: float = field(init=False)
+    _infinite: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._length = max(_length(self.model), 1.0)
+        # An attention mask holds minus infinity from the beginning.
+        self._infinite = frozenset(
+            name
+            for name, buffer in self.model.named_buffers()
+            if not _all_finite([buffer]) and not bool(buffer.isnan().any())
+        )
 
     def loss(self, value: float) -> None:
         """Check the mean loss of a batch.
@@ -54,16 +61,18 @@ class DivergenceWatch:
             )
 
     def weights(self) -> None:
-        """Check weights and buffers.
+        """Check weights, and buffers that held no infinity at the beginning.
 
         Raises:
             Diverged: one is not finite, or the norm of all weights exceeds the bound.
         """
         length = _length(self.model)
-        if not math.isfinite(length) or not _all_finite(self.model.buffers()):
+        masks, held = self._infinite, self.model.named_buffers()
+        buffers = [(name, b) for name, b in held if name not in masks or bool(b.isnan().any())]
+        if not math.isfinite(length) or not _all_finite(buffer for _, buffer in buffers):
             for what, named in (
                 ("parameter", self.model.named_parameters()),
-                ("buffer", self.model.named_buffers()),
+                ("buffer", buffers),
             ):
                 for name, tensor in named:
                     if not _all_finite([tensor]):
