@@ -195,7 +195,9 @@ def test_a_mask_that_the_network_has_too_may_be_infinite(tmp_path: Path) -> None
     torch.save(masked().state_dict(), tmp_path / "net.pt")
     read = trained_network(str(tmp_path / "net.pt"), masked)
     assert torch.equal(dict(read.named_buffers())["mask"], torch.full((3, 3), -torch.inf).triu(1))
-    torch.save(masked().state_dict() | {"mask": torch.full((3, 3), -torch.inf)}, tmp_path / "net.pt")
+    torch.save(
+        masked().state_dict() | {"mask": torch.full((3, 3), -torch.inf)}, tmp_path / "net.pt"
+    )
     with pytest.raises(RamifyError, match="numbers that are not finite in mask"):
         trained_network(str(tmp_path / "net.pt"), masked)
 

@@ -196,6 +196,71 @@ def test_dropout_rests_while_statistics_are_found():
     assert net[0].training
 
 
+class Unreached(nn.Module):
+    """A frozen norm, one that only another task uses, and one with a forward of its own."""
+
+    class Own(nn.BatchNorm1d):
+        def forward(self, x):
+            if self.training:
+                with torch.no_grad():
+                    self.running_mean += self.momentum * (x.mean(0) - self.running_mean)
+                    self.running_var += self.momentum * (x.var(0) - self.running_var)
+            return (x - self.running_mean) / (self.running_var + self.eps).sqrt()
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.frozen, self.other, self.own = nn.BatchNorm1d(6), nn.BatchNorm1d(6), self.Own(6)
+        for norm in (self.frozen, self.other):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2.0)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, x):
+        x = torch.relu(self.own(self.second(torch.relu(self.frozen(self.first(x))))))
+        return self.last(x)
+
+
+def test_frozen_and_unreached_norms_keep_their_statistics():
+    torch.manual_seed(0)
+    net, x, y = Unreached().train(), torch.randn(64, 5), torch.randint(0, 3, (64,))
+    data = list(zip(x.split(16), y.split(16), strict=True))
+    kept = {n: t.clone() for n, t in net.state_dict().items() if n.split(".")[0] != "own"}
+    assert recompute_statistics(net, cross_entropy, data)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in kept.items())
+    assert net.training
+    with torch.no_grad():
+        inner = [net.second(torch.relu(net.frozen(net.first(one)))) for one, _ in data]
+    means = torch.stack([one.mean(0) for one in inner]).mean(0)
+    torch.testing.assert_close(net.own.running_mean, means)
+    assert net.own.momentum == 0.1
+
+
+def test_growing_keeps_the_statistics_of_frozen_and_unreached_norms():
+    torch.manual_seed(0)
+    net, x, y = Unreached(), torch.randn(64, 5), torch.randint(0, 3, (64,))
+    kept = {n: t.clone() for n, t in net.state_dict().items() if n.split(".")[1:] != ["weight"]}
+    ramify.grow(
+        net,
+        x[:2],
+        cross_entropy,
+        list(zip(x.split(16), y.split(16), strict=True)),
+        method=ramify.RandomSplit(),
+        rule=ramify.TopFraction(0.5),
+        training=ramify.Training(epochs=1, lr=0.05),
+        rounds=1,
+    )
+    assert net.first.out_features > 6
+    for name in ("frozen.running_mean", "frozen.running_var"):
+        assert torch.equal(net.state_dict()[name][:6], kept[name])
+    for name in ("other.running_mean", "other.running_var"):
+        assert torch.equal(net.state_dict()[name], kept[name])
+
+
 def test_the_full_network_teaches_where_the_loss_takes_a_softmax():
     net, data = problem()
     runs = {

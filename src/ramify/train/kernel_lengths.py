@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ramify.edit.rescale import rescale
 from ramify.refit.readers import Norm, Reader, course_of
@@ -28,6 +29,7 @@ from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph
 from ramify.tracing.groups import run_of
 from ramify.tracing.recorder import tensors_of
+from ramify.train.norm_statistics import norms_in_training
 
 LEAST_VARIANCE = 1000.0
 """In units of a norm's ε: below it ε is not negligible, and rescaling would change the function."""
@@ -40,12 +42,16 @@ def kernel_lengths(graph: ChannelGraph) -> dict[str, float]:
         graph: the graph of the network.
 
     Returns:
-        The norms by the weight's name; weights that no batch norm follows are left out.
+        The norms by the weight's name; weights that no batch norm follows are left out, and so are
+        those before a frozen one, on whose norm the loss depends.
     """
-    tensors = tensors_of(graph.model)
+    tensors, trained = tensors_of(graph.model), norms_in_training(graph.model)
+    norms = [one for one in graph.model.modules() if isinstance(one, _BatchNorm)]
+    frozen = {id(one.running_mean) for one in norms if one not in trained}
     return {
         reader.name: float(_lengths(tensors[reader.name], reader).mean())
-        for reader, _ in _normalised(graph)
+        for reader, norm in _normalised(graph)
+        if id(tensors[norm.mean]) not in frozen
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ramify import distributed
 from ramify.errors import RamifyError
@@ -22,8 +23,9 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
 
     During training a running statistic averages over the weights of many steps; with a small
     momentum and few epochs it lags behind the present network. Only the norms are put into training
-    mode, so dropout stays off. The batches must be shuffled as in training: if each held a single
-    class, the mean variance would be too small.
+    mode, so dropout stays off. Norms that the model's own ``train`` leaves in evaluation mode are
+    frozen and keep their statistics, and so do norms that no batch reaches. The batches must be
+    shuffled as in training: if each held a single class, the mean variance would be too small.
 
     Args:
         model: The network; only its norm statistics change.
@@ -36,11 +38,7 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
     Raises:
         RamifyError: There is no batch.
     """
-    norms = [
-        one
-        for one in model.modules()
-        if isinstance(one, nn.modules.batchnorm._BatchNorm) and one.running_mean is not None
-    ]
+    norms = norms_in_training(model)
     if not norms:
         return False
     passing = iter(batches)
@@ -54,10 +52,10 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()
-                norm.momentum = None  # PyTorch then takes the mean over all batches
-            for batch in islice(chain([first], passing), BATCHES):
+            for count, batch in enumerate(islice(chain([first], passing), BATCHES), 1):
+                for norm in norms:  # the statistics are the mean over all batches
+                    norm.momentum = None if _is_of_torch(norm) else 1 / count
                 checked_loss(loss, model, batch)
-                count += 1
     except BaseException:
         for norm, (_, state) in zip(norms, held, strict=True):
             norm.load_state_dict(state)
@@ -65,9 +63,38 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
     finally:
         for norm, (momentum, _) in zip(norms, held, strict=True):
             norm.momentum = momentum
-    for norm in norms:
+    counts = [count * _was_reached(norm) for norm in norms]
+    [everywhere] = distributed.all_sum([torch.tensor(counts, dtype=torch.float64)])
+    for norm, (_, state), own, total in zip(norms, held, counts, everywhere.tolist(), strict=True):
+        if not total:
+            norm.load_state_dict(state)
+            continue
         for tensor in (norm.running_mean, norm.running_var):
             if tensor is not None:
-                [mean] = distributed.all_mean([tensor], count)
+                [mean] = distributed.all_mean([tensor], own)
                 tensor.copy_(mean)
     return True
+
+
+def norms_in_training(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms whose statistics change in training; a model may keep some frozen."""
+    with modes_kept(model):
+        model.train()
+        return [
+            one
+            for one in model.modules()
+            if isinstance(one, _BatchNorm) and one.running_mean is not None and one.training
+        ]
+
+
+def _is_of_torch(norm: _BatchNorm) -> bool:
+    """Whether the momentum may be None; a subclass with its own forward may multiply by it."""
+    return type(norm).forward.__module__.startswith("torch.nn.")
+
+
+def _was_reached(norm: _BatchNorm) -> bool:
+    """Whether a batch has changed the statistics since they were reset."""
+    mean, variance = norm.running_mean, norm.running_var
+    return (mean is not None and bool(mean.any())) or (
+        variance is not None and bool((variance != 1).any())
+    )
