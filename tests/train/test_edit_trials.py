@@ -89,6 +89,31 @@ def test_a_trial_is_what_applying_and_new_statistics_come_to() -> None:
     assert found != trials.before
 
 
+def test_trials_measure_losses_of_half_precision() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).half()
+    x = torch.randn(16, 3).half()
+    trials = EditTrials(ramify.trace(net, x), loss, [x])
+    assert trials.after([ramify.Split("0", 0)]) == pytest.approx(trials.before, rel=1e-2)
+
+
+def test_a_loss_that_takes_gradients_itself_is_told_how() -> None:
+    def penalty(model: nn.Module, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        [slope] = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return slope.square().sum(1)
+
+    def enabled(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return penalty(model, x)
+
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(16, 3)
+    graph = ramify.trace(net, x)
+    with pytest.raises(ramify.RamifyError, match=r"inside `with torch\.enable_grad\(\):`"):
+        EditTrials(graph, penalty, [x])
+    trials = EditTrials(graph, enabled, [x])
+    assert trials.after([ramify.Split("0", 0)]) == pytest.approx(trials.before, rel=1e-5)
+
+
 def test_statistics_are_found_anew_and_given_back() -> None:
     net, batches = fitted_net()
     kept = net.norm.running_mean.clone()  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 
 _TOO_FEW = ("more than 1 value per channel", "more than 1 spatial element")
 """What torch says of a norm in train mode that gets one value only."""
+_NO_GRADIENT = "does not require grad"
 
 
 def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
@@ -230,6 +231,11 @@ def called_loss(loss: Loss, model: nn.Module, batch: Any) -> Any:
                 "a norm layer cannot train on a batch of one sample: leave out the last batch of "
                 "an epoch if it is so small (drop_last=True in a DataLoader), or choose another "
                 "batch size"
+            )
+        elif _NO_GRADIENT in str(error) and not torch.is_grad_enabled():
+            advice = (
+                "losses are measured without gradients, so that one which takes gradients itself, "
+                "such as a gradient penalty, takes them inside `with torch.enable_grad():`"
             )
         raise RamifyError(
             f"loss(model, batch) failed on a batch of type {type(batch).__name__} "

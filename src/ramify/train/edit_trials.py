@@ -133,7 +133,9 @@ class EditTrials:
         return float(mean)
 
     def _finite(self, model: nn.Module, batch: Any) -> Tensor:
-        return torch.nan_to_num(self.loss(model, batch), nan=torch.inf).clamp_max(1e30)
+        values = self.loss(model, batch)
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))  # 1e30 is no float16
+        return torch.nan_to_num(wide, nan=torch.inf).clamp_max(1e30)
 
 
 def try_edits(

@@ -63,9 +63,21 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
     finally:
         for norm, (momentum, _) in zip(norms, held, strict=True):
             norm.momentum = momentum
+    _average(norms, [state for _, state in held], count)
+    return True
+
+
+def _average(norms: list[_BatchNorm], held: list[dict[str, Any]], count: int) -> None:
+    """Average the statistics over ranks, and restore those of norms that no batch reached.
+
+    Args:
+        norms: The norms.
+        held: The state of each before.
+        count: The number of this rank's batches.
+    """
     counts = [count * _was_reached(norm) for norm in norms]
-    [everywhere] = distributed.all_sum([torch.tensor(counts, dtype=torch.float64)])
-    for norm, (_, state), own, total in zip(norms, held, counts, everywhere.tolist(), strict=True):
+    [totals] = distributed.all_sum([torch.tensor(counts, dtype=torch.float64)])
+    for norm, state, own, total in zip(norms, held, counts, totals.tolist(), strict=True):
         if not total:
             norm.load_state_dict(state)
             continue
@@ -73,7 +85,6 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
             if tensor is not None:
                 [mean] = distributed.all_mean([tensor], own)
                 tensor.copy_(mean)
-    return True
 
 
 def norms_in_training(model: nn.Module) -> list[_BatchNorm]:
