@@ -147,6 +147,20 @@ def test_every_option_reaches_the_settings() -> None:
     assert config["fraction"] is None
 
 
+def test_growth_of_bottlenecks_widens_some_layers_alone() -> None:
+    options = "--data digits --width 4 --rounds 1 --epochs 2 --batch-size 64 --bottlenecks".split()
+    result = call("grow", *options, "--method", "random", "--fraction", "1", "--out", "run")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    [edit] = (event for event in events if event["event"] == "edit")
+    layers = {proposal["group"] for proposal in edit["proposals"]}
+    assert layers
+    assert layers < {"layer1.0", "layer2.0", "layer3.0"}
+    result = call("grow", "--data", "digits", "--method", "l1", "--bottlenecks", "--out", "other")
+    assert result.exit_code != 0
+    assert "leave bottlenecks out" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_changes_the_shape(method: str) -> None:
     options = "--data digits --width 2 --rounds 1 --epochs 1 --batch-size 15 --lr 0.01".split()

@@ -74,7 +74,7 @@ def test_a_mask_of_minus_infinity_is_no_divergence() -> None:
     net, x, y = Masked(), torch.randn(32, 5, 4), torch.randint(0, 3, (32,))
     grown = grow(net, x[:1], list(zip(x.split(16), y.split(16), strict=True)), lr=0.01)
     assert grown.history[-1]["event"] == "stop"
-    watch = Watch(net)
+    watch = DivergenceWatch(net)
     net.mask[0, 1] = torch.nan  # type: ignore[index]
     with pytest.raises(RamifyError, match="buffer 'mask' holds values that are not finite"):
         watch.weights()
