@@ -9,8 +9,9 @@ the same number of new channels, a `--share` of those of the narrowest layer, by
 edits for it, and the network trains for `--steps` further steps while its learning rate falls to 0.
 The measured gain of the edits is the loss on 3,000 held-out images below that of the network
 trained without widening on the same batches. A method's ranking of the layers is judged by
-Spearman's rank correlation between its predictions, summed over the edits, and the measured gains.
-The layers of `cifar10-uneven` have 2 to 16 channels, drawn anew for each seed.
+Spearman's rank correlation between its predictions, summed over the edits, and the measured gains;
+beside them are the ranking of the layers by their widths, and that by the rise of the loss when a
+channel is removed. The layers of `cifar10-uneven` have 2 to 16 channels, drawn for each seed.
 
 Images are averaged over 2×2 pixels. Every training is a line of FILE, so that an interrupted run
 resumes; the table shows means and standard errors over the seeds' networks, from all lines in it.
@@ -140,6 +141,8 @@ def said(network: Network) -> Row:
     """Every method's prediction for each layer: its gains summed over the edits, and jointly."""
     found: Row = {"groups": [group.name for group in network.groups], "said": {}, "at once": {}}
     found["widths"] = network.widths
+    needs = ramify.Bottlenecks(per=None).needs(network.graph, cross_entropy, network.images.probe)
+    found["worth"] = [needs[group.name] for group in network.groups]
     trial = ramify.Trial(network.graph, cross_entropy, network.images.held)
     prices = CostModel(network.graph)
     for title in METHODS:
@@ -195,7 +198,14 @@ def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[fl
 
 KEY = ("data", "seed", "warm", "steps", "share")
 """The entries that identify a network and its training."""
-RANKINGS = ("gain", "gain a parameter", "gain a MAC", "at once", "narrowest first")
+RANKINGS = (
+    "gain",
+    "gain a parameter",
+    "gain a MAC",
+    "at once",
+    "narrowest first",
+    "worth of a channel",
+)
 
 
 def rankings(said: Row, title: str) -> list[list[float]]:
@@ -204,7 +214,7 @@ def rankings(said: Row, title: str) -> list[list[float]]:
     found = [gain]
     for cost in ("params", "macs"):
         found.append([one / price for one, price in zip(gain, said[cost], strict=True)])
-    return [*found, said["at once"][title], [-width for width in said["widths"]]]
+    return [*found, said["at once"][title], [-width for width in said["widths"]], said["worth"]]
 
 
 def correlations(own: Sequence[Row], title: str, repeats: int) -> list[float]:
