@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import LBFGS, SGD
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ramify import RamifyError
 from ramify.relax import Joint
@@ -59,6 +60,13 @@ def without_gradients(model: Mixed, a: Batch, p: Batch) -> None:
         searcher("joint", model).step(a, p)
 
 
+def longer_than_its_schedule(model: Mixed, a: Batch, p: Batch) -> None:
+    schedule = partial(OneCycleLR, max_lr=0.1, total_steps=2)
+    one = searcher("joint", model, schedules={"weights": schedule})
+    for _ in range(3):
+        one.step(a, p)
+
+
 def over(part: str) -> Wrong:
     def case(model: Mixed, a: Batch, p: Batch) -> None:
         parameters = model.get_submodule(part).parameters()
@@ -89,7 +97,7 @@ def over(part: str) -> Wrong:
         (stepped_ahead(loss=overwriting), "write that operation out of place"),
         (stepped(loss=lambda m, b: m(b[0])), r"the loss gave shape \(6, 2\)"),
         (stepped(loss=lambda m, b: 1.0), "the loss gave 1.0; it gives one number"),
-        (stepped(loss=lambda m, b: loss(m, b)[:0]), r"the loss gave shape \(0,\)"),
+        (stepped(loss=lambda m, b: loss(m, b)[:0]), "a batch holds no sample"),
         (stepped(loss=lambda m, b: torch.inf * loss(m, b)), r"not finite \(inf here\) in step 0"),
         (
             stepped(
@@ -110,6 +118,12 @@ def over(part: str) -> Wrong:
         (made("darts-1", exact=True), "looks no step ahead"),
         (made("darts-1", xi=0.1), "looks no step ahead"),
         (made("darts-2", xi=-0.1), "xi is -0.1"),
+        (made(weight_optimizer=LBFGS), r"LBFGS has step\(closure\), but a searcher calls step\(\)"),
+        (
+            made(schedules={"weights": ReduceLROnPlateau}),
+            r"weights schedule ReduceLROnPlateau has step\(metrics",
+        ),
+        (longer_than_its_schedule, "weights schedule OneCycleLR failed at step 3 .Tried to step"),
         (
             made("joint", schedules={"auxiliary": None}),
             "'auxiliary', and Joint moves weights, arch",

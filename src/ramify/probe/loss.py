@@ -20,6 +20,7 @@ Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 
 _TOO_FEW = ("more than 1 value per channel", "more than 1 spatial element")
 """What torch says of a norm in train mode that gets one value only."""
+NO_SAMPLE = "a batch holds no sample: leave empty batches out of the data"
 _NO_GRADIENT = "does not require grad"
 
 
@@ -68,7 +69,7 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
             "is trained on, or .float() of what is counted, or .real of what is complex"
         )
     if not len(values):
-        raise RamifyError("a batch holds no sample: leave empty batches out of the data")
+        raise RamifyError(NO_SAMPLE)
     return values
 
 

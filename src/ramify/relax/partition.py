@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -76,7 +77,7 @@ def made_optimizer(
         The optimizer.
 
     Raises:
-        RamifyError: it does not have exactly those parameters.
+        RamifyError: it does not have exactly those parameters, or its step needs an argument.
     """
     made: Any = given if isinstance(given, Optimizer) else given(list(parameters.values()))
     if not isinstance(made, Optimizer):
@@ -84,6 +85,7 @@ def made_optimizer(
             f"the {role} optimizer is a {type(made).__name__}; give a torch optimizer, or a "
             "function of a list of parameters that makes one, such as partial(SGD, lr=0.1)"
         )
+    check_steps_alone(made, f"{role} optimizer", "SGD or Adam")
     names = {id(p): name for name, p in parameters.items()}
     held = [p for group in made.param_groups for p in group["params"]]
     strangers = [p for p in held if id(p) not in names]
@@ -135,3 +137,24 @@ def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in group.items()
         if key != "params"
     }
+
+
+def check_steps_alone(made: Any, what: str, others: str) -> None:
+    """Check that the step of an optimizer or of a schedule needs no argument.
+
+    Args:
+        made: the optimizer or the schedule.
+        what: what it is, for errors.
+        others: some whose step needs none, for errors.
+
+    Raises:
+        RamifyError: it needs one, such as a closure or a loss.
+    """
+    signature = inspect.signature(made.step)
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise RamifyError(
+            f"the {what} {type(made).__name__} has step{signature}, but a searcher calls step() "
+            f"alone: give one that needs no argument, such as {others}"
+        ) from error

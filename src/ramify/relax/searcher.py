@@ -22,8 +22,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from ramify import distributed
 from ramify.arguments import check_settings, form_of
 from ramify.errors import RamifyError, derivatives
-from ramify.probe.loss import Loss, called_loss
-from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
+from ramify.probe.loss import NO_SAMPLE, Loss, called_loss
+from ramify.relax.partition import (
+    MakeOptimizer,
+    NamedTensors,
+    check_steps_alone,
+    made_optimizer,
+    partition,
+)
 from ramify.relax.substitute import Substitute
 from ramify.store.state import (
     check_optimizer,
@@ -161,6 +167,8 @@ class Searcher(ABC):
                 f"{', '.join(self.optimizers)}; name some of these"
             )
         self._schedulers = {role: make(self.optimizers[role]) for role, make in schedules.items()}
+        for role, schedule in self._schedulers.items():
+            check_steps_alone(schedule, f"{role} schedule", "CosineAnnealingLR")
 
     @abstractmethod
     def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
@@ -184,8 +192,14 @@ class Searcher(ABC):
         """
         self._check_model()
         found = self._iterate(batch_a, batch_p)
-        for scheduler in self._schedulers.values():
-            scheduler.step()
+        for role, scheduler in self._schedulers.items():
+            try:
+                scheduler.step()
+            except ValueError as error:
+                raise RamifyError(
+                    f"the {role} schedule {type(scheduler).__name__} failed at step "
+                    f"{self.steps + 1} ({error}): it is stepped once per step of the search"
+                ) from error
         self.steps += 1
         return found
 
@@ -436,7 +450,9 @@ def check_weight(name: str, value: float) -> None:
 def _mean(losses: Any) -> Value:
     """The mean of the user's loss, in at least single precision."""
     good = isinstance(losses, Tensor) and losses.dim() <= 1 and losses.is_floating_point()
-    if not good or not losses.numel():
+    if good and not losses.numel():
+        raise RamifyError(NO_SAMPLE)
+    if not good:
         raise RamifyError(
             f"the loss gave {form_of(losses)}; it gives one number for each sample, a tensor of "
             "shape (S,), or one number, of shape ()"
