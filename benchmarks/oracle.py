@@ -141,8 +141,8 @@ def said(network: Network) -> Row:
     """Every method's prediction for each layer: its gains summed over the edits, and jointly."""
     found: Row = {"groups": [group.name for group in network.groups], "said": {}, "at once": {}}
     found["widths"] = network.widths
-    needs = ramify.Bottlenecks(per=None).needs(network.graph, cross_entropy, network.images.probe)
-    found["worth"] = [needs[group.name] for group in network.groups]
+    worths = ramify.Bottlenecks().worths(network.graph, cross_entropy, network.images.probe)
+    found["worth"] = [worths[group.name] for group in network.groups]
     trial = ramify.Trial(network.graph, cross_entropy, network.images.held)
     prices = CostModel(network.graph)
     for title in METHODS:

@@ -46,22 +46,27 @@ def by_zeroing(net: nn.Sequential, x: Tensor, number: int, channels: list[int]) 
     return max(0.0, sum(rises) / len(rises))
 
 
-def test_needs_are_mean_rises_by_the_cost_of_a_channel() -> None:
+def test_needs_are_mean_rises_by_the_relative_cost_of_a_channel() -> None:
     net, x = network()
     graph = ramify.trace(net, x)
-    needs = Bottlenecks(channels=100).needs(graph, loss, [x[:20], x[20:]])
-    prices = {"0": 4 + 1 + 3, "2": 12 + 1 + 6, "4": 3 + 1 + 3}  # incoming, bias, outgoing weights
+    method, batches = Bottlenecks(channels=100), [x[:20], x[20:]]
+    worths, needs = method.worths(graph, loss, batches), method.needs(graph, loss, batches)
+    macs = {"0": 4 + 3, "2": 12 + 6, "4": 3 + 3}  # incoming and outgoing weights; a bias is added
     widths = {"0": 12, "2": 3, "4": 6}
-    assert needs.keys() == prices.keys()
+    assert needs.keys() == worths.keys() == macs.keys()
+    params = sum(p.numel() for p in net.parameters())
+    total = sum(p.numel() for p in net.parameters() if p.dim() > 1)
     for name, need in needs.items():
         rise = by_zeroing(net, x, int(name), list(range(widths[name])))
-        assert need == pytest.approx(rise / prices[name], rel=1e-9)
+        assert max(0.0, worths[name]) == pytest.approx(rise, rel=1e-9)
+        cost = (macs[name] + 1) / params + macs[name] / total
+        assert need == pytest.approx(rise / cost, rel=1e-9)
 
 
 def test_channels_that_are_removed_are_spread_over_the_group() -> None:
     net, x = network()
-    needs = Bottlenecks(channels=3, per=None).needs(ramify.trace(net, x), loss, [x])
-    assert needs["0"] == pytest.approx(by_zeroing(net, x, 0, [0, 6, 11]), rel=1e-9)
+    worths = Bottlenecks(channels=3).worths(ramify.trace(net, x), loss, [x])
+    assert worths["0"] == pytest.approx(by_zeroing(net, x, 0, [0, 6, 11]), rel=1e-9)
 
 
 def test_only_the_first_batches_are_measured() -> None:
@@ -119,7 +124,6 @@ def test_a_layer_of_one_channel_is_grown_though_its_need_is_not_known() -> None:
         ({"share": 1.5}, "share must be from 0 to 1"),
         ({"channels": 0}, "channels must be"),
         ({"samples": 0}, "samples must be"),
-        ({"per": "milliseconds"}, "per must be one of"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:

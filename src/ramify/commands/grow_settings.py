@@ -162,8 +162,8 @@ class GrowSettings(NetworkSettings):
     )
     bottlenecks: bool = option(
         GROW,
-        "Widen only the layers whose channels are worth most for their parameters (or for what "
-        "--budget limits), as measured by removing some of them, and not all layers.",
+        "Widen only the layers whose channels are worth most for their cost, as measured by "
+        "removing some of them, and not all layers alike.",
     )
     trial: bool = option(
         GROW,
@@ -413,8 +413,7 @@ class GrowSettings(NetworkSettings):
         if self.method in ("auto", "gradmax"):
             given["lr"] = self.lr
         method = method_named(self.method, seed=seed, settings=given)
-        per = next((name for name in self.budget or () if name in RESOURCES), "params")
-        return Bottlenecks(method, per=per) if self.bottlenecks else method
+        return Bottlenecks(method) if self.bottlenecks else method
 
     def bounds(self) -> WidthBounds:
         """How narrow and how wide layers may become, and which of them may change."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ramify.arguments import check_settings
-from ramify.cost import RESOURCES, CostModel
+from ramify.cost import CostModel, graph_cost
 from ramify.edit import Prune, Split
 from ramify.errors import RamifyError
 from ramify.methods.draws import check_positive
@@ -26,19 +26,22 @@ from ramify.tracing.untouched import untouched
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    r"""The proposals of another method for the groups in which width is scarce.
+    r"""The splits of another method in the groups in which width is scarce.
 
     The gain of an edit is its effect now, or that of one training step. What a group gains from
     more channels after further training is a different question, and what its present channels are
     worth answers it better: the loss rises most where a channel is removed from a bottleneck. The
-    need of a group is that rise by the cost of one more channel,
+    need of a group is that rise by the relative cost of one more channel,
 
-    .. math:: n_g = \frac{\max(0,\; \operatorname{mean}_{c \in g} L_{-c} - L)}{\text{cost}_g},
+    .. math:: n_g = \max\bigl(0,\; \operatorname{mean}_{c \in g} L_{-c} - L\bigr) \Big/
+              \Bigl(\frac{\text{parameters}_g}{\text{parameters}} +
+              \frac{\text{MACs}_g}{\text{MACs}}\Bigr),
 
-    where :math:`L_{-c}` is the mean loss without channel c, as :class:`ramify.Trial` measures it.
-    The method's splits in the groups with :math:`n_g` of at least `share` times the largest need
-    are returned unchanged, and so are its prunes, and its splits in groups whose need is not known
-    because no channel can be removed. Each removed channel takes one forward pass of the samples.
+    where :math:`L_{-c}` is the mean loss without channel c, as :class:`ramify.Trial` measures it,
+    and the cost is relative to the whole network. The method's splits in the groups with
+    :math:`n_g` of at least `share` times the largest need are returned unchanged, and so are its
+    prunes, and its splits in groups whose need is not known because no channel can be removed. Each
+    removed channel takes one forward pass of the samples.
 
     Where this was measured, it found the layer that limits a network, and the gains of all methods
     did not (benchmarks/README.md, "Networks with a bottleneck").
@@ -50,8 +53,6 @@ class Bottlenecks:
             over the group.
         samples: the number of samples on which the loss is measured: the first batches that have
             as many.
-        per: the cost: ``params``, ``macs``, ``flops`` or ``energy`` of one more channel; None for
-            the same cost of all.
 
     Example:
         >>> import ramify, torch
@@ -75,7 +76,6 @@ class Bottlenecks:
     share: float = 0.25
     channels: int = 8
     samples: int = 1024
-    per: str | None = "params"
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -83,10 +83,6 @@ class Bottlenecks:
         check_positive("samples", self.samples)
         if not 0 <= self.share <= 1:
             raise RamifyError(f"share must be from 0 to 1, but got {self.share}")
-        if self.per is not None and self.per not in RESOURCES:
-            raise RamifyError(
-                f"per must be one of {', '.join(RESOURCES)} or None, but got {self.per!r}"
-            )
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """The method's proposals for the groups with the largest needs, in the method's order.
@@ -126,22 +122,40 @@ class Bottlenecks:
             batches: the sample; it is iterated once, and once for each removed channel.
 
         Returns:
-            n by the name of the group: the mean rise of the loss when one channel is removed, by
-            the cost of one more.
+            n by the name of the group.
 
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        prices, out = CostModel(graph), dict[str, float]()
-        trial = Trial(graph, loss, self._sample(graph, loss, batches))
+        prices, whole, out = CostModel(graph), graph_cost(graph), dict[str, float]()
+        for name, worth in self.worths(graph, loss, batches).items():
+            added = prices.added([Split(name, 0)])
+            cost = added.params / max(1, whole.params) + added.macs / max(1, whole.macs)
+            out[name] = max(0.0, worth) / max(cost, math.ulp(0.0))
+        return out
+
+    def worths(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, float]:
+        """The mean rise of the loss when a channel is removed, for the same groups.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample, as for `needs`.
+
+        Returns:
+            The rise by the name of the group; infinite where the loss is then not finite.
+
+        Raises:
+            RamifyError: as for `needs`.
+        """
+        trial, out = Trial(graph, loss, self._sample(graph, loss, batches)), dict[str, float]()
         for group in prunable(graph):
             if not group.can_split or group.width <= group.narrowest:
                 continue
             count = min(self.channels, group.width)
             picked = np.linspace(0, group.width - 1, count).round().astype(int).tolist()
             rises = [-trial.decrease([Prune(group.name, channel)]) for channel in picked]
-            price = prices.added([Split(group.name, 0)]).of(self.per) if self.per else 1.0
-            out[group.name] = max(0.0, float(np.mean(rises))) / max(price, math.ulp(0.0))
+            out[group.name] = float(np.mean(rises))
         return out
 
     def _sample(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Any]:
