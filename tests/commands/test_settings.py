@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ramify import SplittingDescent, Threshold, TopFraction
+from ramify import Bottlenecks, SplittingDescent, Threshold, TopFraction
 from ramify.commands import grow_settings, prune_settings, search_settings
 from ramify.commands.defaults import DATA_SETS, TABLE
 from ramify.commands.grow_settings import GrowSettings
@@ -98,7 +98,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
     assert training.patience == 3
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
-    assert config.growth(seed=5) == method
+    assert config.growth(seed=5) == Bottlenecks(method)
     assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs", per_group=True)
     assert config.bounds() == WidthBounds(2, {"layer1*": 32}, ("layer1*", "layer2.0"))
     grown, compared = ("grown", "cut-5000", "cut-2500"), ("wide-5000", "wide-2500")

@@ -6,15 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ramify.commands.grow_settings import (
-    CUT,
-    GROWN,
-    PRUNING,
-    RESOURCES,
-    SEED,
-    GrowSettings,
-    size_of,
-)
+from ramify.commands.grow_rounds import PRUNING
+from ramify.commands.grow_settings import CUT, GROWN, RESOURCES, SEED, GrowSettings, size_of
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
 from ramify.commands.settings import OWN
 from ramify.cost import graph_cost

@@ -8,6 +8,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ramify.commands.defaults import defaults
+from ramify.commands.grow_rounds import (
+    PRUNING,
+    all_epochs,
+    implied_rule,
+    rounds_with_budget,
+    rounds_without_budget,
+)
 from ramify.commands.settings import GROW, OWN, RUN, TRAIN, NetworkSettings, option
 from ramify.errors import RamifyError
 
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
 GROWN, SEED, COMPARED = "grown", "seed", ("scratch", "wide")  # the arms, which sizes add to
 CUT, WIDE = "cut-", "wide-"  # then one of the sizes, as `size_of` reads it
-MANY_ROUNDS = 20  # at most, where a budget is to end the growth
-EARLY_FRACTION = 0.5  # of the channels change then, in each round
 BOUND = "'layer1*=32'"
 BOUNDS_FORM = f"a whole number of channels, or one for each of some layers, such as {BOUND}"
 RESOURCES = ("params", "macs", "flops", "energy")
@@ -41,7 +46,6 @@ LEARNED: dict[str, Any] = {  # what Gauss-Newton was before these were settings
     "morphism_lr": 0.01,
     "morphism_momentum": None,
 }
-PRUNING = ("l1", "bn", "taylor")  # methods that propose prunes alone
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they estimate no gain
 
 
@@ -284,12 +288,12 @@ class GrowSettings(NetworkSettings):
             values["copies"] = (2, 3, 4)
         values["phase"] = given.get("epochs", values["epochs"])
         if "budget" in given:
-            values |= _early({**values, **given}, given)
+            values |= rounds_with_budget({**values, **given}, given)
         elif not {"epochs", "rounds", "span"} & set(given):
-            values |= _early_rounds({**values, **given})
+            values |= rounds_without_budget({**values, **given})
         if "sizes" in given:
             known = {**values, **given}
-            values["tuning_epochs"] = max(1, _all_epochs(known) // 5)
+            values["tuning_epochs"] = max(1, all_epochs(known) // 5)
         if ":" in {**values, **given}["model"]:
             values["width"] = None  # a function of the user's need not take one
 
@@ -373,7 +377,7 @@ class GrowSettings(NetworkSettings):
 
     def passes(self) -> int:
         """Epochs that the arms of a seed make together, at most."""
-        return self.passes_beside(_all_epochs(vars(self))) + (self.phase or 0) * self.rounds
+        return self.passes_beside(all_epochs(vars(self))) + (self.phase or 0) * self.rounds
 
     def passes_beside(self, grown: int) -> int:
         """Epochs that the arms of a seed make together where the grown network made so many."""
@@ -462,46 +466,3 @@ def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
             f"sizes are {', '.join(map(str, sizes))}; give decreasing numbers of parameters "
             f"below the budget of {most:,.12g}, such as {int(most) // 2},{int(most) // 4}."
         )
-
-
-def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """How a network comes to a budget: soon, by many changes, in a schedule over the whole run."""
-    if values["rule"] == "knapsack":  # its rounds share the budget
-        return {}
-    span = values["span"] if "span" in given else "run"
-    out: dict[str, Any] = {"span": span, "rounds": MANY_ROUNDS - 1}
-    if out["span"] == "round":
-        return out | {"rounds": MANY_ROUNDS}
-    if not {"epochs", "rounds"} & set(given):  # as many epochs in all
-        total = _all_epochs(values)
-        out["epochs"] = max(1, total // MANY_ROUNDS)
-        out["rounds"] = total // out["epochs"] - 1
-    if values["rule"] == "top-fraction":
-        out["fraction"] = 1.0 if values["bottlenecks"] else EARLY_FRACTION
-        out["per_layer"] = values["method"] not in PRUNING and "per" not in given
-    if values["method"] == "gauss-newton":
-        out |= {"schedule": "cosine", "phase": (out.get("epochs", values["epochs"]) + 1) // 2}
-    return out
-
-
-def _early_rounds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a budget: rounds as short as with one, and the other epochs after them."""
-    if values["method"] != "gauss-newton":
-        return {}
-    total = _all_epochs(values)
-    epochs = max(1, total // MANY_ROUNDS)
-    out = {"epochs": epochs, "total_epochs": total, "phase": (epochs + 1) // 2}
-    return out | {"span": "run", "schedule": "cosine"}
-
-
-def _all_epochs(values: Mapping[str, Any]) -> int:
-    """The total number of epochs of a run."""
-    return int(values.get("total_epochs") or values["epochs"] * (values["rounds"] + 1))
-
-
-def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The default rule: the one that uses the given settings."""
-    if {"most", "threshold"} & set(given):
-        return "threshold"
-    learned = values.get("method") == "gauss-newton" and "budget" not in given
-    return "trade-off" if "tradeoff" in given or learned else "top-fraction"

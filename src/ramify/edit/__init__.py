@@ -12,6 +12,7 @@ The modules, in the order in which data flows:
             or replaces a block by a pass-through module (skip), compares the result with a run
             that bypasses the blocks (bypass), and updates optimizers and state dictionaries
             (depth_state)
+    cached_weights  renews what modules cache or compute from their weights
     apply   `ramify.apply`: applies the plan, traces the model again, checks that nothing else
             changed, and otherwise rolls everything back
     vocabulary  `ramify.keep_tokens`: cuts the rows of the embedding and head to some tokens

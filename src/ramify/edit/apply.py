@@ -14,13 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from ramify.edit.block_edits import BlockEdit, Drop, Insert, plan_blocks
+from ramify.edit.cached_weights import renew_cached
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
 from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.depth import carry_out_blocks
@@ -33,8 +31,7 @@ from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size
 from ramify.tracing.inputs import OF_INPUTS
-from ramify.tracing.modes import enter_mode, set_attribute
-from ramify.tracing.recorder import Tape, modes_kept
+from ramify.tracing.recorder import Tape
 from ramify.tracing.resizing import resized
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.untouched import alone
@@ -160,7 +157,7 @@ def _apply_blocks(
     try:
         plans = plan_blocks(graph, edits)
         came_from = carry_out_blocks(steps, graph, plans, optimizers, followers)
-        _forget(graph.model, *followers)
+        renew_cached(graph.model, *followers)
         edited = _trace_again(graph, None, None)
         # Channels stay the same; the names of the blocks after a changed one differ.
         old_atom = _old_atoms(graph, edited, {}, strict=False, came_from=came_from)
@@ -241,7 +238,7 @@ def carry_out(
         for each in optimizers:
             stage_optimizer(swap, graph, plan, each)
         swap.commit()
-        _forget(graph.model, *followers)
+        renew_cached(graph.model, *followers)
         # Axes of one channel cannot be told apart: results stored by axis must be found again.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
         edited = _trace_again(graph, None if narrow else graph.trial_results, renew)
@@ -265,28 +262,6 @@ def _computes(graph: ChannelGraph) -> bool:
         return near_equal(run_of(graph), graph.tapes[0], repeated=True)
     except Exception:
         return False
-
-
-def _forget(*models: Follower) -> None:
-    """Make models drop values cached from their weights, as they do when training begins.
-
-    A weight that a hook of torch computes before each forward is computed anew.
-    """
-    for model in models:
-        if not isinstance(model, nn.Module):
-            continue
-        for module in model.modules():
-            for hook in module._forward_pre_hooks.values():
-                if isinstance(hook, WeightNorm):
-                    set_attribute(module, hook.name, hook.compute_weight(module))
-                elif isinstance(hook, SpectralNorm):
-                    weight = hook.compute_weight(module, do_power_iteration=False)
-                    set_attribute(module, hook.name, weight)
-                elif isinstance(hook, BasePruningMethod):
-                    set_attribute(module, hook._tensor_name, hook.apply_mask(module))
-        if any(type(module).train is not nn.Module.train for module in model.modules()):
-            with modes_kept(model):
-                enter_mode(model, True)
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
