@@ -15,6 +15,7 @@ import ramify
 from ramify.cli import app, runs
 from ramify.commands.grow_settings import LEARNED
 from ramify.errors import RamifyError
+from ramify.methods import Bottlenecks
 from ramify.methods.registry import METHODS
 from ramify.models import build
 from tests.cli.calls import (
@@ -147,15 +148,17 @@ def test_every_option_reaches_the_settings() -> None:
     assert config["fraction"] is None
 
 
-def test_growth_of_bottlenecks_widens_some_layers_alone() -> None:
-    options = "--data digits --width 4 --rounds 1 --epochs 2 --batch-size 64 --bottlenecks".split()
+def test_growth_of_bottlenecks_widens_the_layers_in_need_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needs = {"layer1.0": 0.1, "layer2.0": 1.0, "layer3.0": 0.2}
+    monkeypatch.setattr(Bottlenecks, "needs", lambda *_: needs)
+    options = "--data digits --width 4 --rounds 1 --epochs 1 --batch-size 64 --bottlenecks".split()
     result = call("grow", *options, "--method", "random", "--fraction", "1", "--out", "run")
     assert result.exit_code == 0, result.output
     events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     [edit] = (event for event in events if event["event"] == "edit")
-    layers = {proposal["group"] for proposal in edit["proposals"]}
-    assert layers
-    assert layers < {"layer1.0", "layer2.0", "layer3.0"}
+    assert [p["group"] for p in edit["proposals"] if p["selected"]] == ["layer2.0"] * 4
     result = call("grow", "--data", "digits", "--method", "l1", "--bottlenecks", "--out", "other")
     assert result.exit_code != 0
     assert "leave bottlenecks out" in " ".join(result.output.split())

@@ -98,7 +98,9 @@ def named(**changes):
 
 
 def test_further_members_are_kept():
-    made = as_dataset(named(classes=["cat", "dog"], augment=1, mean=[0.5], std=[2.0]), "pets")
+    images = {"x_train": torch.zeros(3, 1, 4, 4), "x_test": torch.zeros(3, 1, 4, 4)}
+    more = {"classes": ["cat", "dog"], "augment": 1, "mean": [0.5], "std": [2.0]}
+    made = as_dataset(named(**images, **more), "pets")
     assert (made.classes, made.augment, made.mean, made.std) == (
         *(("cat", "dog"), True),
         *((0.5,), (2.0,)),
