@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ramify import Bottlenecks, SplittingDescent, Threshold, TopFraction
+from ramify import Bottlenecks, GradMax, SplittingDescent, Threshold, TopFraction
 from ramify.commands import grow_settings, prune_settings, search_settings
 from ramify.commands.defaults import DATA_SETS, TABLE
 from ramify.commands.grow_settings import GrowSettings
@@ -395,3 +395,12 @@ def test_a_yaml_file_of_something_else_is_told_so(tmp_path: Path, text: str, wor
     file.write_text(text)
     with pytest.raises(RamifyError, match=words):
         GrowSettings.of_file(file, {})
+
+
+def test_growth_of_bottlenecks_adds_new_neurons_and_doubles_layers_by_default() -> None:
+    given = {"data": "digits", "budget": {"params": 1e4}, "bottlenecks": True}
+    config = GrowSettings.resolve(given)
+    assert config.growth(seed=0) == Bottlenecks(GradMax(lr=config.lr))
+    assert config.selection() == TopFraction(1.0, per_group=True)
+    config = GrowSettings.resolve(given | {"step": 0.2})
+    assert config.growth(seed=0) == Bottlenecks(SplittingDescent(step=0.2, unit="kernel"))

@@ -58,7 +58,8 @@ class GrowSettings(NetworkSettings):
     method: str = option(
         GROW,
         "The method that proposes changes of the shape: {}. If an option of other methods is "
-        "given, such as --step, the default is the first method that has it.",
+        "given, such as --step, the default is the first method that has it; with --bottlenecks it "
+        "is gradmax.",
         choices=METHODS,
     )
     rule: str = option(
@@ -270,12 +271,13 @@ class GrowSettings(NetworkSettings):
 
     @classmethod
     def over(cls, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The given settings over those of a file; the method is one that takes them."""
+        """The given settings over those of a file; the method is one that goes with them."""
         known = super().over(base, given)
         entries = [entry for name, entry in cls.options().items() if known.get(name) is not None]
         takers = [entry["of"]["method"] for entry in entries if "method" in entry["of"]]
-        if takers and "method" not in known and "data" in known:
-            usual = defaults(cls.kind, known)["method"]
+        narrow = bool(known.get("bottlenecks"))
+        if (takers or narrow) and "method" not in known and "data" in known:
+            usual = "gradmax" if narrow else defaults(cls.kind, known)["method"]
             fit = [m for m in (usual, *METHODS) if all(m in some for some in takers)]
             known["method"] = fit[0] if fit else usual
         return known
