@@ -43,8 +43,8 @@ class Bottlenecks:
     prunes, and its splits in groups whose need is not known because no channel can be removed. Each
     removed channel takes one forward pass of the samples.
 
-    Where this was measured, it found the layer that limits a network, and the gains of all methods
-    did not (benchmarks/README.md, "Networks with a bottleneck").
+    Where this was measured, it found the layer that limits a network, for which S2D and
+    Gauss-Newton expect no gain (benchmarks/README.md, "Networks with a bottleneck").
 
     Args:
         method: proposes the edits; by default new neurons by :class:`ramify.GradMax`.
