@@ -104,6 +104,22 @@ def test_proposals_of_the_groups_in_need_are_returned_unchanged(method: Any) -> 
     assert {p.edit.group for p in found} == {max(needs, key=lambda name: needs[name])}
 
 
+def test_bottlenecks_are_chosen_among_the_groups_that_may_become_wider() -> None:
+    net, x = network((12, 2, 6))
+    graph = ramify.trace(net, x)
+    method = Bottlenecks(RandomSplit(), share=1.0)
+    assert {p.edit.group for p in method.propose(graph, loss, [x])} == {"2"}
+    some = Bottlenecks(RandomSplit(), share=1.0, groups=("0", "4"))
+    assert some.needs(graph, loss, [x]).keys() == {"0", "4"}
+    assert len({p.edit.group for p in some.propose(graph, loss, [x])} & {"0", "4"}) == 1
+    # A run takes them from its bounds.
+    for bounds in ({"groups": ["4"]}, {"ceiling": {"0": 12, "2": 2}}):
+        net, x = network((12, 2, 6))
+        training = ramify.Training(epochs=1, lr=0.01)
+        ramify.grow(net, x, loss, [x], method=method, training=training, rounds=1, **bounds)
+        assert [net[0].out_features, net[2].out_features, net[4].out_features] == [12, 2, 12]
+
+
 def test_the_narrow_layer_is_the_one_in_need() -> None:
     net, x = network((12, 2, 12))
     needs = Bottlenecks().needs(ramify.trace(net, x), loss, [x])

@@ -53,6 +53,7 @@ class Bottlenecks:
             over the group.
         samples: the number of samples on which the loss is measured: the first batches that have
             as many.
+        groups: the groups to choose among, by any name that `graph[...]` takes; None for all.
 
     Example:
         >>> import ramify, torch
@@ -76,6 +77,7 @@ class Bottlenecks:
     share: float = 0.25
     channels: int = 8
     samples: int = 1024
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -101,10 +103,13 @@ class Bottlenecks:
         """
         if iter(each_batch(batches)) is batches:  # it can be gone through only once
             batches = list(batches)
-        proposals, needs = (
-            self.method.propose(graph, loss, batches),
-            self.needs(graph, loss, batches),
-        )
+        proposals = self.method.propose(graph, loss, batches)
+        needs = self.needs(graph, loss, batches)
+        if self.groups is not None:
+            named = {graph[name].name for name in self.groups}
+            proposals = [
+                one for one in proposals if isinstance(one.edit, Prune) or one.edit.group in named
+            ]
         split = {one.edit.group for one in proposals if isinstance(one.edit, Split)}
         least = self.share * max((needs[name] for name in split & needs.keys()), default=0.0)
         return [
@@ -148,9 +153,11 @@ class Bottlenecks:
         Raises:
             RamifyError: as for `needs`.
         """
+        named = None if self.groups is None else {graph[name].name for name in self.groups}
         trial, out = Trial(graph, loss, self._sample(graph, loss, batches)), dict[str, float]()
         for group in prunable(graph):
-            if not group.can_split or group.width <= group.narrowest:
+            able = group.can_split and group.width > group.narrowest
+            if not able or (named is not None and group.name not in named):
                 continue
             count = min(self.channels, group.width)
             picked = np.linspace(0, group.width - 1, count).round().astype(int).tolist()

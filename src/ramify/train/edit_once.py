@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from ramify import distributed
 from ramify.edit import Follower
 from ramify.edit.apply import apply
-from ramify.methods import Method, Proposal, agree
+from ramify.methods import Bottlenecks, Method, Proposal, agree
 from ramify.methods.proposal import checked
 from ramify.probe.loss import Loss, mean_loss
 from ramify.select import Rule
@@ -84,7 +85,7 @@ def edit_once(
         ``"reason"``.
     """
     model, loss = graph.model, editing.loss
-    proposed = editing.method.propose(graph, loss, batches)
+    proposed = _within(editing.method, graph, editing.bounds).propose(graph, loss, batches)
     proposals = agree(graph, checked(graph, editing.method, proposed))
     proposals = editing.bounds.of_groups(graph, proposals)
     found = choose(graph, proposals, editing.rule, editing.budget, editing.bounds)
@@ -114,6 +115,16 @@ def edit_once(
     if graph.came_from:  # layers after a new block have new names
         event["came_from"] = {group.name: graph.came_from[group.name] for group in graph.groups}
     return graph, event | {"measured_gain": before["loss"] - after["loss"]}
+
+
+def _within(method: Method, graph: ChannelGraph, bounds: WidthBounds) -> Method:
+    """The method; bottlenecks are chosen among the groups that may become wider."""
+    if not isinstance(method, Bottlenecks) or method.groups is not None:
+        return method
+    _, ceilings = bounds.floors_and_ceilings(graph)
+    able = [graph[name] for name in sorted(bounds.changeable(graph))]
+    free = (g.name for g in able if g.width < ceilings.get(g.name, math.inf))
+    return replace(method, groups=tuple(free))
 
 
 def _tried(
