@@ -126,17 +126,38 @@ def takes_arguments(call: Any, count: int, named: str, text: str, what: str) -> 
     Example:
         >>> takes_arguments(dict().get, 2, "get(key, default)", "mine:table", "table")
     """
-    try:
-        signature = inspect.signature(call)
-    except (TypeError, ValueError):  # a function in C without a signature
-        return
-    try:
-        signature.bind(*[None] * count)
-    except TypeError as error:
+    if misfit := why_not_called(call, count):
+        signature, error = misfit
         raise RamifyError(
             f"the {what} {text} has {call.__name__}{signature}, which cannot be called as "
             f"{named} ({error}): give it these arguments."
         ) from error
+
+
+def why_not_called(call: Any, count: int) -> tuple[inspect.Signature, TypeError] | None:
+    """Why a function cannot be called with a number of positional arguments.
+
+    Args:
+        call: the function.
+        count: the number of arguments.
+
+    Returns:
+        Its signature and the error of such a call; None if it can be called, or if it is a function
+        in C without a signature.
+
+    Example:
+        >>> why_not_called(dict().get, 0) is None, why_not_called(dict().get, 1) is None
+        (False, True)
+    """
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        return signature, error
+    return None
 
 
 def place_in_users_code(error: BaseException) -> str | None:

@@ -339,10 +339,9 @@ class GrowSettings(NetworkSettings):
         added: dict[str, Any] = {"rule": implied_rule(values, taken), "step_unit": unit}
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
-        added |= {"bottlenecks": False, "trial": False, "rescale": False} | dict.fromkeys(
-            ("keep", "ceiling", "per")
-        )
-        added |= dict.fromkeys(("groups", "sizes", "tuning_epochs")) | {"depth": False}
+        added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
+        added |= dict.fromkeys(("groups", "sizes", "tuning_epochs"))
+        added |= {"depth": False, "bottlenecks": False}
         rule = values.get("rule", added["rule"])
         added["per_layer"] = False if rule == "top-fraction" else None
         return super().upgraded(added | values)

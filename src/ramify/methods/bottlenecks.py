@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from ramify.arguments import check_settings
-from ramify.cost import CostModel, graph_cost
+from ramify.cost import CostModel
 from ramify.edit import Prune, Split
 from ramify.errors import RamifyError
 from ramify.methods.draws import check_positive
@@ -18,9 +19,8 @@ from ramify.methods.gradmax import GradMax
 from ramify.methods.proposal import Method, Proposal
 from ramify.methods.scores import prunable
 from ramify.methods.trial import Trial
-from ramify.probe.loss import Loss, checked_loss, each_batch
+from ramify.probe.loss import Loss, each_batch, first_batches
 from ramify.tracing import ChannelGraph
-from ramify.tracing.recorder import evaluating
 from ramify.tracing.untouched import untouched
 
 
@@ -105,17 +105,16 @@ class Bottlenecks:
             batches = list(batches)
         proposals = self.method.propose(graph, loss, batches)
         needs = self.needs(graph, loss, batches)
-        if self.groups is not None:
-            named = {graph[name].name for name in self.groups}
-            proposals = [
-                one for one in proposals if isinstance(one.edit, Prune) or one.edit.group in named
-            ]
-        split = {one.edit.group for one in proposals if isinstance(one.edit, Split)}
-        least = self.share * max((needs[name] for name in split & needs.keys()), default=0.0)
+        named = self._named(graph)
+        groups = {
+            graph[one.edit.group].name for one in proposals if isinstance(one.edit, Split)
+        } & named
+        least = self.share * max((needs[name] for name in groups & needs.keys()), default=0.0)
+        scarce = {name for name in groups if needs.get(name, math.inf) >= least}
         return [
             one
             for one in proposals
-            if isinstance(one.edit, Prune) or needs.get(one.edit.group, math.inf) >= least
+            if isinstance(one.edit, Prune) or graph[one.edit.group].name in scarce
         ]
 
     def needs(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, float]:
@@ -132,7 +131,8 @@ class Bottlenecks:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        prices, whole, out = CostModel(graph), graph_cost(graph), dict[str, float]()
+        prices, out = CostModel(graph), dict[str, float]()
+        whole = prices.cost()
         for name, worth in self.worths(graph, loss, batches).items():
             added = prices.added([Split(name, 0)])
             cost = added.params / max(1, whole.params) + added.macs / max(1, whole.macs)
@@ -153,11 +153,16 @@ class Bottlenecks:
         Raises:
             RamifyError: as for `needs`.
         """
-        named = None if self.groups is None else {graph[name].name for name in self.groups}
-        trial, out = Trial(graph, loss, self._sample(graph, loss, batches)), dict[str, float]()
+
+        def quiet(model: nn.Module, batch: Any) -> Tensor:
+            with untouched(model):
+                return loss(model, batch)
+
+        sample = first_batches(graph.model, quiet, each_batch(batches), self.samples)
+        trial, named, out = Trial(graph, loss, sample), self._named(graph), dict[str, float]()
         for group in prunable(graph):
             able = group.can_split and group.width > group.narrowest
-            if not able or (named is not None and group.name not in named):
+            if not able or group.name not in named:
                 continue
             count = min(self.channels, group.width)
             picked = np.linspace(0, group.width - 1, count).round().astype(int).tolist()
@@ -165,13 +170,7 @@ class Bottlenecks:
             out[group.name] = float(np.mean(rises))
         return out
 
-    def _sample(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Any]:
-        """The first batches, until they have enough samples."""
-        held, count = [], 0
-        for batch in each_batch(batches):
-            held.append(batch)
-            with untouched(graph.model), evaluating(graph.model):
-                count += len(checked_loss(loss, graph.model, batch))
-            if count >= self.samples:
-                break
-        return held
+    def _named(self, graph: ChannelGraph) -> set[str]:
+        """The names of the groups to choose among."""
+        every = graph.groups if self.groups is None else (graph[name] for name in self.groups)
+        return {group.name for group in every}

@@ -302,6 +302,29 @@ def each_batch(batches: Any) -> Iterator[Any]:
     return iter(batches)
 
 
+def first_batches(model: nn.Module, loss: Loss, passing: Iterator[Any], samples: int) -> list[Any]:
+    """The next batches of an iterator that together hold a number of samples.
+
+    Args:
+        model: the network, which runs in eval mode.
+        loss: `loss(model, batch)` -> (S,), which counts the samples of a batch.
+        passing: the iterator; the batches after the returned ones stay in it.
+        samples: the least number of samples, if the iterator has as many.
+
+    Returns:
+        The batches.
+
+    Raises:
+        RamifyError: the loss is not one finite number per sample.
+    """
+    found, count = list[Any](), 0
+    with evaluating(model):
+        while count < samples and (batch := next(passing, None)) is not None:
+            found.append(batch)
+            count += len(checked_loss(loss, model, batch))
+    return found
+
+
 def number_of_batches(batches: Any) -> int | None:
     """The number of batches, if the data know it."""
     try:

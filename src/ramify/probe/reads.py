@@ -134,8 +134,7 @@ class Read:
 
 
 Visit = Callable[[Read], None]
-Forward = Callable[[nn.Module, Any], Any]
-"""Runs the model on one batch; `loss(model, batch)` can be used."""
+Forward = Callable[[nn.Module, Any], Any]  # runs the model on one batch, as a loss does too
 
 
 def reads(

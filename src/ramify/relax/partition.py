@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ramify.errors import RamifyError
+from ramify.imports import why_not_called
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
 NamedTensors = dict[str, Tensor]
@@ -150,10 +150,8 @@ def check_steps_alone(made: Any, what: str, others: str) -> None:
     Raises:
         RamifyError: it needs one, such as a closure or a loss.
     """
-    signature = inspect.signature(made.step)
-    try:
-        signature.bind()
-    except TypeError as error:
+    if misfit := why_not_called(made.step, 0):
+        signature, error = misfit
         raise RamifyError(
             f"the {what} {type(made).__name__} has step{signature}, but a searcher calls step() "
             f"alone: give one that needs no argument, such as {others}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from ramify.arguments import check_called, check_kind, check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method
-from ramify.probe.loss import Loss, checked_loss, each_batch
+from ramify.probe.loss import Loss, each_batch, first_batches
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor
 from ramify.refit.outcome import Accept
@@ -313,16 +314,7 @@ def _samples(
     held: Iterable[Any] | None,
 ) -> tuple[list[Any], list[Any] | None]:
     """The batches for choosing and refitting, and those for measuring (None if none are left)."""
-    passing = iter(Epoch(data, 0))
-
-    def first() -> list[Any]:
-        found, samples = list[Any](), 0
-        with evaluating(model):
-            while samples < SAMPLES and (batch := next(passing, None)) is not None:
-                found.append(batch)
-                samples += len(checked_loss(loss, model, batch))
-        return found
-
+    first = partial(first_batches, model, loss, iter(Epoch(data, 0)), SAMPLES)
     sample = first() if calibration is None else list(each_batch(calibration))
     return sample, (first() if held is None else list(each_batch(held))) or None
 
