@@ -2,7 +2,7 @@
 
     python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16|uneven-16]
         [--arms uniform random ...] [--seeds 0 1 2 3 4] [--every 3] [--total 72] [--budget 4000]
-        [--fraction 0.5] [--per-layer] [--grown-only] [--out FILE]
+        [--macs 4000000] [--fraction 0.5] [--per-layer] [--grown-only] [--out FILE]
 
 `mnist14`: MNIST from the folder that RAMIFY_DATA names, averaged over 2×2 pixels, with 6,000
 training images and all 10,000 test images; the digits network grows from four channels per layer to
@@ -20,6 +20,7 @@ at about the same training cost.
 `s3d:C` is S3D with another bound c on its outgoing weights (1.3 by default), and `s3d:knapsack`
 splits into two to four copies, chosen by a knapsack in three rounds within the budget.
 `METHOD:bottlenecks` doubles the layers whose channels are worth most, by the method's edits.
+`--macs` bounds the multiply-accumulates of grown networks as well as their parameters.
 
 Rows are kept in FILE and checkpoints next to it, so that an interrupted run resumes; the table
 shows all rows in it.
@@ -83,7 +84,7 @@ def grown(
             total_epochs=options.total,
         ),
         rounds=rounds,
-        budget={"params": options.budget},
+        budget={"params": options.budget} | ({"macs": options.macs} if options.macs else {}),
         probe=None if arm.partition(":")[0] in LEARNING else task.probe(seed),
         rescale=not options.plain,
         checkpoint=place / "grown.checkpoint",
@@ -204,7 +205,7 @@ def run(task: Task, arm: str, seed: int, options: argparse.Namespace, place: Pat
     return row | {"params": params}
 
 
-KEY = ("task", "arm", "seed", "every", "total", "budget", "fraction", "plain", "per_layer")
+KEY = ("task", "arm", "seed", "every", "total", "budget", "fraction", "plain", "per_layer", "macs")
 """The entries that identify a row."""
 
 
@@ -213,12 +214,13 @@ def table(rows: Sequence[Row]) -> str:
     heads = ["task", "arm", "edits every", "seeds", "grown, %", "its shape from scratch, %"]
     heads += ["training MACs", "parameters", "expected over measured", "most a loss rose by"]
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
-    every = {tuple(row[key] for key in KEY if key != "seed") for row in rows}
+    every = {_kind(row) for row in rows}
     for kind in sorted(every, key=str):
-        own = [r for r in rows if tuple(r[key] for key in KEY if key != "seed") == kind]
+        own = [row for row in rows if _kind(row) == kind]
         edits = [edit for row in own for edit in row["edits"]]
         name = own[0]["arm"] + (", not rescaled" if own[0]["plain"] else "")
         name += ", every layer alike" if own[0]["per_layer"] else ""
+        name += f", at most {own[0]['macs']:,} MACs" if own[0].get("macs") else ""
         cells = [own[0]["task"], name, f"{own[0]['every']} epochs", str(len(own))]
         for part in _PARTS:
             cells.append(mean_and_error([row[part]["accuracy"] for row in own if part in row]))
@@ -236,6 +238,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 _PARTS = ("grown", "scratch")
+
+
+def _kind(row: Row) -> tuple[Any, ...]:
+    """What a row shares with those of other seeds; rows of before a setting was added lack it."""
+    return tuple(row.get(key) for key in KEY if key != "seed")
 
 
 def _spent(rows: Sequence[Row]) -> float:
@@ -262,6 +269,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, help="epochs between edits")
     parser.add_argument("--total", type=int, help="epochs in all")
     parser.add_argument("--budget", type=int, help="parameters")
+    parser.add_argument("--macs", type=int, help="multiply-accumulates, a second budget")
     parser.add_argument("--fraction", type=float, default=0.5, help="of channels, in each edit")
     parser.add_argument("--plain", action="store_true", help="keep the lengths of kernels")
     parser.add_argument("--per-layer", action="store_true", help="the fraction of every layer")
@@ -279,8 +287,8 @@ def main() -> None:
             key = {name: getattr(options, name, None) for name in KEY} | {"arm": arm, "seed": seed}
             if arm in ("uniform", "cut"):
                 key |= {"every": options.total, "plain": False, "fraction": 1.0}
-                key |= {"per_layer": False}
-            if any(all(row[name] == key[name] for name in KEY) for row in rows):
+                key |= {"per_layer": False, "macs": None}
+            if any(all(row.get(name) == key[name] for name in KEY) for row in rows):
                 continue
             place = options.out.with_suffix("") / "-".join(str(value) for value in key.values())
             rows.append(key | run(task.of(seed), arm, seed, options, place))

@@ -90,10 +90,9 @@ FILES = {"method": METHOD, "rule": RULE, "searcher": SEARCHER, "data": DATA}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None) -> Path:
     """An empty folder with a stranger's files, and a small data set in the place of digits."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
     generator = torch.Generator().manual_seed(7)
     labels = torch.arange(60) % 3
     images = torch.randn(3, 1, 8, 8, generator=generator)[labels]

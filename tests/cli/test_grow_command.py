@@ -65,12 +65,14 @@ def test_grow_leaves_a_whole_run_folder() -> None:
     )
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_second_run_takes_the_next_folder() -> None:
     for _ in range(2):
         assert call("grow", *GROW, "--rounds", "0").exit_code == 0
     assert sorted(os.listdir("runs")) == ["digits", "digits-2"]
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_every_option_reaches_the_settings() -> None:
     options = {
         "model": "digits_net",
@@ -148,6 +150,7 @@ def test_every_option_reaches_the_settings() -> None:
     assert config["fraction"] is None
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_growth_of_bottlenecks_widens_the_layers_in_need_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -164,6 +167,7 @@ def test_growth_of_bottlenecks_widens_the_layers_in_need_alone(
     assert "leave bottlenecks out" in " ".join(result.output.split())
 
 
+@pytest.mark.usefixtures("no_pages")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_changes_the_shape(method: str) -> None:
     options = "--data digits --width 2 --rounds 1 --epochs 1 --batch-size 15 --lr 0.01".split()
@@ -235,6 +239,7 @@ def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.Mo
     assert Path("run/config.json").read_text() == Path("whole/config.json").read_text()
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_resume_refuses_other_settings() -> None:
     assert call("grow", *GROW, "--out", "run").exit_code == 0
     refused(call("grow", "--resume", "run", "--lr", "0.7"), "started with lr = 0.1, not 0.7;")
@@ -244,6 +249,7 @@ def test_resume_refuses_other_settings() -> None:
     assert call("grow", "--resume", "run", "--lr", "0.1", "--device", "cpu").exit_code == 0
 
 
+@pytest.mark.usefixtures("no_pages")
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
@@ -339,6 +345,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(arguments: str, pattern: st
     assert os.listdir(".") == []
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_setting_of_the_wrong_type_is_one_sentence() -> None:
     assert call("grow", *GROW, "--out", "run").exit_code == 0
     file = Path("run/config.json")
@@ -353,6 +360,7 @@ def test_a_run_that_diverges_says_so_and_stays_usable() -> None:
     refused(call("grow", "--resume", "run"), r"round 0, epoch 0")
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_model_of_the_user_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(".")
     Path("mine_for_test.py").write_text(
@@ -403,12 +411,14 @@ def test_help_explains_every_option(command: str) -> None:
         assert re.search(rf"(--)?{option} .*[a-z]{{3}}.*[a-z]{{3}}", result.stdout), option
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_warning_is_one_line_without_a_place_in_the_code() -> None:
     result = call("grow", *GROW, "--lr", "1e-9", "--out", "run")
     assert result.exit_code == 0, result.output
     assert re.fullmatch("warning: before its first edit .* a wider network[.]\n", result.stderr)
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_run_begins_with_its_data_and_labels_that_are_never_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,7 +47,6 @@ def net(in_features, classes):
 RUN = (
     "grow --data small:data --model small:net --method random --rounds 1 --epochs 2 --batch-size 8"
 )
-TORCHRUN = "torch.distributed.run --nproc-per-node 2 --standalone -m"
 
 
 @pytest.fixture
@@ -56,26 +55,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of Python in the folder."""
-    return subprocess.run(
-        [sys.executable, "-m", *text.split()],
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+@pytest.mark.usefixtures("no_pages")
+def test_two_processes_make_the_run_of_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a norm over the batch the steps are the same, and so is the network, to rounding."""
+    torchrun = "torch.distributed.run --nproc-per-node 2 --standalone -m"
+    both = subprocess.run(
+        [sys.executable, "-m", *f"{torchrun} ramify {RUN} --out both".split()],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
-def test_two_processes_make_the_run_of_one(folder: Path) -> None:
-    """Without a norm over the batch the steps are the same, and so is the network, to rounding."""
-    both = start(folder, f"{TORCHRUN} ramify {RUN} --out both")
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("to view it, open") == 1
-    one = start(folder, f"ramify {RUN} --out one")
-    assert one.returncode == 0, one.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    one = CliRunner().invoke(app, f"{RUN} --out one".split())
+    assert one.exit_code == 0, one.output
     found, expected = (load_file(folder / name / "model.safetensors") for name in ("both", "one"))
     assert found["0.weight"].shape[0] > 5
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -30,12 +30,6 @@ def full_network() -> torch.nn.Module:
     return build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=4)
 
 
-@pytest.fixture
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands write no page, which takes longer than all else at this size."""
-    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
-
-
 def test_prune_leaves_a_whole_run_folder() -> None:
     result = call("prune", *SMALL, "--seeds", "2", "--sensitivity")
     assert result.exit_code == 0, result.output

@@ -24,6 +24,7 @@ def accuracies(run: str) -> list[tuple[str, float]]:
     return [(row["arm"], row["test_accuracy"]["mean"]) for row in rows]
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("grow", *GROW, "--seeds", "2", "--out", "run").exit_code == 0
     result = call("retrain", "run", "--epochs", "3", "--lr", "0.05", "--out", "whole")
@@ -53,6 +54,7 @@ def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.M
     refused(call("retrain", "run", "--seeds", "3", "--out", "b"), "run holds 2 networks, and each")
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_retrain_takes_the_shape_of_any_round() -> None:
     assert call("grow", *GROW, "--rounds", "2", "--seeds", "2", "--out", "run").exit_code == 0
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
@@ -86,6 +88,7 @@ def test_retrain_makes_as_many_epochs_as_the_run() -> None:
     assert "retrained" in Path("run/report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_retrain_takes_a_saved_network() -> None:
     ramify.save(build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=5), "net")
     refused(
@@ -103,6 +106,7 @@ def test_retrain_takes_a_saved_network() -> None:
     refused(call("retrain", "net", *options[:3], "vgg19"), "class")
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_retrain_of_an_unfinished_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 2)

@@ -4,13 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import ramify
@@ -22,6 +21,7 @@ from ramify.commands.search import benchmark
 from ramify.commands.search_settings import SearchSettings
 from ramify.data import load
 from ramify.tracing.recorder import evaluating
+from tests.processes import clean_processes
 
 TOY = (
     "search --data digits --space nats --channels 2 --cells 1 --samples 120 --batch-size 30".split()
@@ -33,12 +33,6 @@ TIMES = ("t", "seconds", "latency")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands write no page, which takes longer than all else at this size."""
-    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
 
 
 def call(*arguments: str, code: int = 0) -> Result:
@@ -70,28 +64,22 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert f"to continue: ramify {arguments[0]} --resume" in result.stdout
 
 
-KILLED = """
-import os, signal
-from ramify.cli import app
-from ramify.commands.display import Display
-
-Display.event = lambda self, seen: os.kill(os.getpid(), signal.SIGKILL)
-app()
-"""
-
-
 def killed(*arguments: str, run: Path) -> None:
     """The command in a process of its own, and a true SIGKILL behind its first event."""
-    source = str(Path(ramify.__file__).parents[1])
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL
+    process = clean_processes().Process(target=killing_itself, args=(Path.cwd(), arguments))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert (run / "metrics.jsonl").read_text().count("\n") == 1
     assert not (run / "summary.json").exists()
+
+
+def killing_itself(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Run the command in the folder; the process is killed behind the first event."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    Display.event = lambda self, seen: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    CliRunner().invoke(app, list(arguments))
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:

@@ -26,10 +26,9 @@ DRAWN = ["--vary", "method=random,new-neuron", "--vary", "lr=0.01..0.1:log", "--
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None) -> Path:
     """An empty folder, a small data set in the place of digits, and no pages of single runs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
     monkeypatch.setattr("ramify.cli.sweeps.write_comparison", _write_notes)
     generator = torch.Generator().manual_seed(7)
     labels = torch.arange(60) % 3

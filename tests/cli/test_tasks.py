@@ -79,8 +79,8 @@ FAST = "--epochs 1 --batch-size 30 --optimizer adam --lr 0.02 --threads 1"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a file of the user's and a table."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None) -> Iterator[Path]:
+    """A folder with a file of the user's and a table; pages that are read are written by a test."""
     (tmp_path / "own_tasks.py").write_text(OWN)
     draw = np.random.default_rng(0)
     lines = ["area,town,price"]
@@ -90,8 +90,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "houses.csv").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    # Drawing takes most of a run's time: those pages that are looked at are written by a test.
-    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
     yield tmp_path
     sys.modules.pop("own_tasks", None)
 

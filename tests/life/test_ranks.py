@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import ramify
 from tests.life import workers
 from tests.life.workers import METHODS, Found, R
-from tests.processes import clean_processes
+from tests.processes import on_each_rank
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    clean_processes()  # before the first is started
-    torch.multiprocessing.start_processes(
-        workers.run, (str(folder), port), nprocs=R, start_method="forkserver"
-    )
+    on_each_rank(workers.run, str(folder), port, ranks=R)
     return [torch.load(folder / f"{rank}.pt") for rank in range(R)]
 
 

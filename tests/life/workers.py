@@ -142,7 +142,6 @@ def run(rank: int, folder: str, port: int) -> None:
     """Everything that two processes do together; what each found goes to a file."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(R)}
-    torch.set_num_threads(1)
     found: Found = {"page": page()}
     meeting = {"init_method": f"file://{folder}/meeting", "rank": rank, "world_size": R}
     dist.init_process_group("gloo", timeout=timedelta(seconds=60), **meeting)

@@ -16,6 +16,7 @@ import ramify
 from ramify.errors import OutOfReach
 from ramify.refit import cut, selecting
 from ramify.refit.at_chance import constant_loss
+from tests.processes import on_each_rank
 from tests.refit import trained
 
 
@@ -70,7 +71,7 @@ def work(rank, folder):
 def test_two_ranks_cut_as_one(tmp_path):
     x, y = sample()
     alone = cut_on([(x[i : i + 16], y[i : i + 16]) for i in (0, 16, 32, 48)])
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    on_each_rank(work, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
@@ -121,7 +122,7 @@ def unlike_ranks(rank, folder):
 
 
 def test_both_ranks_take_the_same_steps(tmp_path):
-    torch.multiprocessing.spawn(unlike_ranks, (str(tmp_path),), nprocs=2)
+    on_each_rank(unlike_ranks, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for case, state in first.items():
         for name, tensor in state.items():

@@ -75,7 +75,6 @@ def looped(rank: int, file: Path) -> list[Found]:
 
 def run(rank: int, folder: str, port: int) -> None:
     """The work of one process."""
-    torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=R, timeout=timedelta(seconds=60))
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.processes import clean_processes
+from tests.processes import on_each_rank
 from tests.relax import searching_ranks
 from tests.relax.searching_ranks import CASES, Found, R, Settings
 
@@ -19,10 +19,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    clean_processes()  # before the first is started
-    torch.multiprocessing.start_processes(
-        searching_ranks.run, (str(folder), port), nprocs=R, start_method="forkserver"
-    )
+    on_each_rank(searching_ranks.run, str(folder), port, ranks=R)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(R)]
 
 

@@ -17,6 +17,7 @@ import ramify
 from ramify.train import tuning_rate as module
 from ramify.train.epoch import Training
 from ramify.train.tuning_rate import tuning_rate
+from tests.processes import on_each_rank
 
 DESCENT = Training(epochs=1, lr=0.1, momentum=0.0, schedule="constant")
 
@@ -182,7 +183,7 @@ def on_one_rank(rank, folder):
 
 
 def test_two_ranks_find_one_rate(tmp_path):
-    torch.multiprocessing.spawn(on_one_rank, (str(tmp_path),), nprocs=2)
+    on_each_rank(on_one_rank, str(tmp_path))
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert one == two
     assert one["trials"][-1][1] is None  # infinite on rank 1
